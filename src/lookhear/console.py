@@ -1,0 +1,88 @@
+"""How results and talk reach the terminal: results on stdout, talk and progress on stderr."""
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from lookhear.progress import Progress
+
+
+def out(text: str) -> None:
+    """A line of results."""
+    print(text)
+
+
+def say(text: str) -> None:
+    """A line of talk."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _escape(value: object) -> str:
+    text = str(value)
+    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def print_rows(rows: Iterable[Sequence[object]]) -> None:
+    """Rows as tab-separated lines; tab, newline, carriage return and backslash are escaped."""
+    for row in rows:
+        out("\t".join(map(_escape, row)))
+
+
+def print_record(record: Any, *, as_json: bool) -> None:
+    """A (nested) record as indented JSON, or as one `name<TAB>value` line for each leaf."""
+    if as_json:
+        out(json.dumps(record, indent=1, default=str))
+        return
+
+    def leaves(value: Any, path: str) -> Iterator[tuple[str, object]]:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                yield from leaves(item, f"{path}.{key}" if path else str(key))
+        else:
+            yield path, value
+
+    print_rows(leaves(record, ""))
+
+
+@dataclass
+class _Lines:
+    """Progress as plain lines, at most one every ten seconds, where stderr is no terminal."""
+
+    unit: str
+    started: float = field(default_factory=time.monotonic)
+    last: float = 0.0
+
+    def __call__(self, done: int, total: int | None, note: str = "") -> None:
+        now = time.monotonic()
+        if now - self.last < 10 and done != total:
+            return
+        self.last = now
+        rate = done / max(now - self.started, 1e-9)
+        left = f", {(total - done) / rate:.0f} s left" if total and rate and done < total else ""
+        say(f"  {done}/{total if total is not None else '?'} {self.unit}, {rate:.1f}/s{left} {note}".rstrip())
+
+
+@contextmanager
+def show_progress(unit: str) -> Iterator[Progress]:
+    """A progress bar on a terminal, plain lines elsewhere; both on stderr."""
+    if not sys.stderr.isatty():
+        yield _Lines(unit)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TextColumn("{task.fields[rate]}"))
+    with Bar(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=None, rate="", note="")
+        started = time.monotonic()
+
+        def show(done: int, total: int | None, note: str = "") -> None:
+            rate = done / max(time.monotonic() - started, 1e-9)
+            bar.update(task, completed=done, total=total, note=note, rate=f"{rate:.1f}/s")
+
+        yield show

@@ -1,0 +1,1 @@
+"""Clips -> batches: prepared stores, windows, spectrograms and pixels."""

@@ -1,0 +1,336 @@
+"""Raw windows -> what a model sees: log-mel spectrograms and normalised pixels, on any device.
+
+B clips, N windows a clip, S samples, T spectrogram frames, F mel bins, M pictures a window, C = 3 x M picture
+channels, H rows, W columns.
+"""
+
+import contextlib
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lookhear.data.batch import Batch
+from lookhear.data.sampling import clip_rng, draw_windows, epoch_order, frame_times, nearest_frames
+from lookhear.data.store import Store
+from lookhear.errors import ConfigError, StoreError
+from lookhear.media.clip import Clip
+from lookhear.media.color import resize_frames
+
+# Kaldi's filter bank as the published audio-visual models use it (facts: the CAV-MAE front end).
+FRAME_SECONDS, HOP_SECONDS = 0.025, 0.010
+_LOWEST_HZ = 20.0
+_PREEMPHASIS = 0.97
+_FLOOR = torch.finfo(torch.float32).eps  # under the logarithm
+# Frames that are worked on together: on a CPU what stays in the cache, on a device what keeps it busy without taking
+# much memory.
+_CPU_FRAMES, _DEVICE_FRAMES = 256, 16384
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessConfig:
+    """How a window becomes numbers. It is saved in every checkpoint: a model hears and sees in one way only."""
+
+    sample_rate: int = 16000
+    # how the channels of a file become one; a store made the other way is refused
+    channel: Literal["mix", "first"] = "mix"
+    # spectrogram frames of a window, 10 ms each
+    audio_frames: int = 1024
+    num_mel_bins: int = 128
+    # mean and standard deviation of the log-mel values (AudioSet's; see measure_statistics)
+    audio_mean: float = -5.081
+    audio_std: float = 4.4849
+    picture_height: int = 224
+    picture_width: int = 224
+    # of RGB in 0..1
+    picture_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    picture_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    # pictures of a window, stacked as channels
+    frames_per_window: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("audio_frames", "num_mel_bins", "picture_height", "picture_width", "frames_per_window"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.audio_std <= 0 or min(self.picture_std) <= 0:
+            raise ConfigError("audio_std and picture_std must be positive")
+        if self.sample_rate < 1000:
+            raise ConfigError(f"sample_rate must be at least 1000, not {self.sample_rate}")
+
+    @property
+    def window_seconds(self) -> float:
+        """Length of a window."""
+        return self.audio_frames * HOP_SECONDS
+
+    @property
+    def window_samples(self) -> int:
+        """S: samples that give `audio_frames` frames; a little more than the window, by as much on both sides."""
+        frame, hop = frame_and_hop(self.sample_rate)
+        return frame + (self.audio_frames - 1) * hop
+
+    @property
+    def first_sample(self) -> int:
+        """Where the samples begin, counted from the start of the window (negative)."""
+        return -((self.window_samples - self.audio_frames * frame_and_hop(self.sample_rate)[1]) // 2)
+
+
+def frame_and_hop(sample_rate: int) -> tuple[int, int]:
+    """Samples of a spectrogram frame (25 ms) and from one frame to the next (10 ms)."""
+    return int(sample_rate * FRAME_SECONDS), int(sample_rate * HOP_SECONDS)
+
+
+# ---- sound
+
+
+def log_mel(waveform: Tensor, *, sample_rate: int = 16000, num_mel_bins: int = 128) -> Tensor:
+    """Natural logarithm of the mel energies of `waveform` (..., S) in -1..1: float32 (..., T, F).
+
+    T = 1 + (S - 400) // 160 at 16 kHz; 0 where S is shorter than one frame. Equal, within float32 rounding, to Kaldi's
+    `compute-fbank-feats` (povey's fbank) with HTK mels, a symmetric Hann window, no dither, no energy, snip_edges,
+    20 Hz to half the sample rate. Computed in float32 on the waveform's device even under autocast. The slow, obvious
+    form is in tests/data/test_preprocess.py.
+    """
+    frame, hop = frame_and_hop(sample_rate)
+    shape = waveform.shape[:-1]
+    num_frames = max(0, 1 + (waveform.shape[-1] - frame) // hop) if waveform.shape[-1] >= frame else 0
+    if num_frames == 0 or waveform.numel() == 0:
+        return waveform.new_zeros((*shape, num_frames, num_mel_bins), dtype=torch.float32)
+    device = waveform.device
+    frames = waveform.reshape(-1, waveform.shape[-1]).unfold(-1, frame, hop)  # (R, T, 400), a view
+    block = _CPU_FRAMES if device.type == "cpu" else _DEVICE_FRAMES
+    tables = _tables(sample_rate, num_mel_bins, device)
+    with torch.autocast(device.type, enabled=False), _full_float32(device):
+        rows = [
+            torch.cat([_log_mel_of_frames(part, tables) for part in chunk.split(block, dim=1)], dim=1)
+            for chunk in frames.split(max(1, block // num_frames))
+        ]
+    return torch.cat(rows).reshape(*shape, num_frames, num_mel_bins)
+
+
+def _log_mel_of_frames(frames: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+    window, mel = tables
+    frames = frames.float()
+    frames = frames - frames.mean(dim=-1, keepdim=True)
+    # each sample less 0.97 of the one before it; the first has itself before it
+    emphasised = frames.clone()
+    emphasised[..., 1:] -= _PREEMPHASIS * frames[..., :-1]
+    emphasised[..., :1] *= 1.0 - _PREEMPHASIS
+    emphasised *= window
+    # In float32 this step alone makes more rounding noise near the floor than all others; in float64 it costs a
+    # quarter more time.
+    wide = emphasised if frames.device.type == "mps" else emphasised.double()
+    spectrum = torch.fft.rfft(wide, n=_fft_size(frames.shape[-1]))
+    power = (spectrum.real.square() + spectrum.imag.square()).float()  # (R, T, 257)
+    return (power @ mel).clamp_min(_FLOOR).log()
+
+
+def _fft_size(frame: int) -> int:
+    return 1 << (frame - 1).bit_length()
+
+
+@functools.lru_cache(maxsize=8)
+def _tables(sample_rate: int, num_mel_bins: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The Hann window (400,) and the mel filters (257, F) on `device`."""
+    frame, _ = frame_and_hop(sample_rate)
+    window = torch.hann_window(frame, periodic=False, dtype=torch.float64)
+    filters = torch.from_numpy(mel_filters(sample_rate, num_mel_bins, _fft_size(frame)))
+    return window.float().to(device), filters.float().to(device)
+
+
+def mel_filters(sample_rate: int, num_mel_bins: int, fft_size: int) -> np.ndarray:
+    """float64 (fft_size // 2 + 1, F): triangles that are linear on the mel scale, from 20 Hz to half the sample rate.
+
+    The weight of the last bin (half the sample rate) is 0, as in Kaldi.
+    """
+    lowest, highest = _mel(np.array([_LOWEST_HZ, sample_rate / 2]))
+    edges = lowest + (highest - lowest) * np.arange(num_mel_bins + 2) / (num_mel_bins + 1)
+    bins = _mel(np.arange(fft_size // 2 + 1) * sample_rate / fft_size)[:, None]
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    weights = np.maximum(0.0, np.minimum(rising, falling))
+    weights[-1] = 0.0
+    return weights
+
+
+def _mel(hertz: np.ndarray) -> np.ndarray:
+    return 1127.0 * np.log1p(hertz / 700.0)
+
+
+@contextlib.contextmanager
+def _full_float32(device: torch.device) -> Iterator[None]:
+    """No TF32 in here: with its 10 bits the logarithm of a quiet filter would be off by more than rounding."""
+    if device.type != "cuda":
+        yield
+        return
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+# ---- pixels
+
+
+def resize_and_crop(frames: Tensor, height: int, width: int) -> Tensor:
+    """uint8 (..., 3, h, w) -> uint8 (..., 3, height, width).
+
+    Scaled (bicubic, antialiased, as PIL does) until it covers the target, then cut to it around the centre; for a
+    square target the short side becomes that size: the published recipe.
+    """
+    if frames.dtype != torch.uint8 or frames.shape[-3] != 3:
+        raise ValueError(f"frames must be uint8 (..., 3, h, w), not {frames.dtype} {tuple(frames.shape)}")
+    rows, columns = frames.shape[-2:]
+    scale = max(height / rows, width / columns)
+    size = max(height, round(rows * scale)), max(width, round(columns * scale))
+    flat = frames.reshape(-1, 3, rows, columns)
+    if size != (rows, columns) and len(flat):
+        flat = _resize(flat, *size)
+    elif size != (rows, columns):
+        flat = flat.new_zeros((0, 3, *size))
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    cut = flat[..., top : top + height, left : left + width]
+    return cut.reshape(*frames.shape[:-2], height, width)
+
+
+def _resize(frames: Tensor, height: int, width: int) -> Tensor:
+    if frames.device.type == "cpu":
+        return torch.from_numpy(resize_frames(frames.numpy(), height, width))
+    # devices have no uint8 kernel for this
+    resized = F.interpolate(frames.float(), (height, width), mode="bicubic", antialias=True)
+    return resized.round().clamp(0, 255).to(torch.uint8)
+
+
+# ---- one value that does all of it
+
+
+class Preprocess:
+    """Raw batches -> batches that models take, and raw windows out of clips, as one configuration says."""
+
+    def __init__(self, config: PreprocessConfig):
+        self.config = config
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Fills `audio` (B, N, T, F) from `waveform` (B, N, S), and makes uint8 `frames` (B, N, C, h, w) float32
+        (B, N, C, H, W), on the batch's device. Float frames and audio that is there already are left alone.
+
+        Raises ValueError for a waveform whose S is not `config.window_samples`.
+        """
+        config = self.config
+        if batch.waveform is not None and batch.audio is None:
+            if batch.waveform.shape[-1] != config.window_samples:
+                raise ValueError(
+                    f"a window of {config.audio_frames} spectrogram frames needs {config.window_samples} samples, "
+                    f"the batch has {batch.waveform.shape[-1]}"
+                )
+            batch = replace(batch, audio=self.spectrogram(batch.waveform))
+        if batch.frames is not None and batch.frames.dtype == torch.uint8:
+            batch = replace(batch, frames=self.pixels(batch.frames))
+        return batch
+
+    def spectrogram(self, waveform: Tensor) -> Tensor:
+        """Normalised log-mel float32 (..., T, F) of `waveform` (..., S)."""
+        config = self.config
+        mel = log_mel(waveform, sample_rate=config.sample_rate, num_mel_bins=config.num_mel_bins)
+        return mel.sub_(config.audio_mean).div_(config.audio_std)
+
+    def pixels(self, frames: Tensor) -> Tensor:
+        """Normalised float32 (..., C, H, W) of uint8 `frames` (..., C, h, w); C is a multiple of 3."""
+        if frames.shape[-3] % 3:
+            raise ValueError(f"frames must have a multiple of 3 channels, not {frames.shape[-3]}")
+        sized = self.frames_to_size(frames.unflatten(-3, (-1, 3)))
+        mean = torch.tensor(self.config.picture_mean, device=frames.device)[:, None, None]
+        std = torch.tensor(self.config.picture_std, device=frames.device)[:, None, None]
+        return ((sized.float() / 255.0 - mean) / std).flatten(-4, -3)
+
+    def frames_to_size(self, frames: Tensor) -> Tensor:
+        """uint8 (..., 3, h, w) -> (..., 3, H, W): scaled and cut around the centre (see `resize_and_crop`)."""
+        return resize_and_crop(frames, self.config.picture_height, self.config.picture_width)
+
+    def window(self, clip: Clip, start_seconds: float) -> tuple[Tensor | None, Tensor | None]:
+        """The raw window of `clip` that starts at `start_seconds`: waveform float32 (S,) and frames uint8 (C, H, W).
+
+        Samples beyond the clip's ends are zeros (digital silence); pictures are the nearest in time to the picture
+        times of the window. A modality that the clip lacks is None. Raises ValueError if the clip's sample rate is
+        another than the configuration's.
+        """
+        config = self.config
+        waveform, frames = None, None
+        if clip.waveform is not None and len(clip.waveform):
+            if clip.sample_rate != config.sample_rate:
+                raise ValueError(f"the clip has {clip.sample_rate} Hz, this preprocessing wants {config.sample_rate}")
+            first = self.sample_at(start_seconds - clip.start_seconds)
+            waveform = torch.from_numpy(cut_padded(clip.waveform, first, config.window_samples))
+        if clip.frames is not None and len(clip.frames):
+            times = frame_times(start_seconds, config.window_seconds, config.frames_per_window)
+            chosen = clip.frames[nearest_frames(clip.frame_seconds, times)]
+            frames = self.frames_to_size(torch.from_numpy(chosen)).flatten(0, 1)
+        return waveform, frames
+
+    def sample_at(self, seconds: float) -> int:
+        """Number of the first sample of a window that starts `seconds` after sample 0; negative near the beginning."""
+        return round(seconds * self.config.sample_rate) + self.config.first_sample
+
+
+def cut_padded(waveform: np.ndarray, first: int, count: int) -> np.ndarray:
+    """float32 (count,): samples [first, first + count) of `waveform`, with zeros where it has none."""
+    window = np.zeros(count, dtype=np.float32)
+    start, stop = max(first, 0), min(first + count, len(waveform))
+    if stop > start:
+        window[start - first : stop - first] = waveform[start:stop]
+    return window
+
+
+def check_store(store: Store, config: PreprocessConfig) -> None:
+    """Raises StoreError if windows of `config` cannot be cut from `store`, because its sound was made otherwise."""
+    has, wants = store.config, config
+    if (has.channel, has.sample_rate) != (wants.channel, wants.sample_rate):
+        raise StoreError(
+            f"the store {store.path} holds sound as channel '{has.channel}' at {has.sample_rate} Hz, but "
+            f"'{wants.channel}' at {wants.sample_rate} Hz is wanted; prepare it again with channel={wants.channel} "
+            f"and sample_rate={wants.sample_rate}"
+        )
+
+
+def measure_statistics(
+    store: Store, config: PreprocessConfig, *, num_clips: int = 200, seed: int = 0
+) -> PreprocessConfig:
+    """`config` with the mean and standard deviation of log-mel values over windows of `num_clips` random clips.
+
+    One window of each, inside what was decoded. Raises StoreError if the store has no sound.
+    """
+    check_store(store, config)
+    preprocess = Preprocess(config)
+    count, total, squares = 0, 0.0, 0.0
+    num_measured = 0
+    for index in epoch_order(seed, 0, len(store)):
+        clip = store.clips[int(index)]
+        if clip.sound_span is None:
+            continue
+        span = clip.sound_span
+        start = float(draw_windows(clip_rng(seed, 0, clip.index), *span, config.window_seconds, 1)[0])
+        first = preprocess.sample_at(start - clip.start_seconds)
+        last = min(first + config.window_samples, round((span[1] - clip.start_seconds) * config.sample_rate))
+        values = log_mel(
+            torch.from_numpy(store.waveform(clip.index, first, last)),
+            sample_rate=config.sample_rate,
+            num_mel_bins=config.num_mel_bins,
+        ).double()
+        count += values.numel()
+        total += float(values.sum())
+        squares += float(values.square().sum())
+        num_measured += 1
+        if num_measured == num_clips:
+            break
+    if count < 2:
+        raise StoreError(f"the store {store.path} has no sound to measure")
+    mean = total / count
+    deviation = math.sqrt(max(squares / count - mean**2, 1e-12))
+    return replace(config, audio_mean=round(mean, 4), audio_std=max(round(deviation, 4), 1e-4))

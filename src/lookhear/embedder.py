@@ -1,0 +1,371 @@
+"""Checkpoint + media -> embeddings with times: the front door for everything that comes after training.
+
+M windows, S samples, C picture channels (3 x the pictures of a window), H rows, W columns, E width of an embedding.
+A sound window and a picture window are the same window of the file's clock.
+"""
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lookhear.config import from_dict
+from lookhear.data.batch import Batch
+from lookhear.data.preprocess import Preprocess, PreprocessConfig
+from lookhear.data.sampling import window_starts
+from lookhear.data.windows import SPAN_SECONDS, WindowPlan, Windows, cut_windows
+from lookhear.errors import CheckpointError, ConfigError, MediaError
+from lookhear.media.clip import Clip, ClipRequest
+from lookhear.media.decode import open_media, read_picture
+from lookhear.media.info import MediaInfo
+from lookhear.models.checkpoint import load_checkpoint
+from lookhear.models.tokens import Encoded, Output
+
+BATCH_SIZE = 32
+Dtype = Literal["auto", "bfloat16", "float32"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Embeddings:
+    """Windows and their vectors, in ascending order of start."""
+
+    start_seconds: np.ndarray  # float64 (M,), on the file's clock
+    end_seconds: np.ndarray  # float64 (M,); a window that reaches beyond the file ends with it
+    # float32 (M, E), unit length; a row is NaN where the window has no such modality, None where no window has
+    audio: np.ndarray | None
+    visual: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.start_seconds)
+
+    @property
+    def has_audio(self) -> np.ndarray:
+        """bool (M,): which windows have sound."""
+        return _has(self.audio, len(self))
+
+    @property
+    def has_visual(self) -> np.ndarray:
+        """bool (M,): which windows have a picture."""
+        return _has(self.visual, len(self))
+
+
+class Embedder:
+    """A model that is ready to embed media. `load` makes one from a checkpoint."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        preprocess: Preprocess,
+        *,
+        config: Any,
+        fingerprint: str,
+        labels: tuple[str, ...] = (),
+        path: Path | None = None,
+        device: str = "auto",
+        dtype: Dtype = "auto",
+        batch_size: int = BATCH_SIZE,
+    ) -> None:
+        self.device = _pick_device(device)
+        self.dtype = _pick_dtype(dtype, self.device)
+        self.model = model.to(self.device).eval()
+        self.preprocess = preprocess
+        self.config = config
+        self.fingerprint = fingerprint
+        self.labels = labels
+        self.path = path
+        self.batch_size = batch_size
+
+    @property
+    def window_seconds(self) -> float:
+        """Length of a window."""
+        return self.preprocess.config.window_seconds
+
+    @cached_property
+    def embedding_width(self) -> int:
+        """E."""
+        one = cut_windows(
+            self.preprocess.config,
+            Clip(
+                start_seconds=0.0,
+                end_seconds=1.0,
+                frames=np.zeros((1, 3, 8, 8), np.uint8),
+                frame_seconds=np.zeros(1),
+                waveform=np.zeros(self.preprocess.config.sample_rate, np.float32),
+                sample_rate=self.preprocess.config.sample_rate,
+            ),
+            np.zeros(1),
+        )
+        embeddings = self.embed_windows(one)
+        vectors = embeddings.audio if embeddings.audio is not None else embeddings.visual
+        assert vectors is not None
+        return int(vectors.shape[1])
+
+    def plan(
+        self, *, hop_seconds: float | None = None, span_seconds: float = SPAN_SECONDS, picture: bool = True
+    ) -> WindowPlan:
+        """How files are cut for this model; `hop_seconds` None is half a window."""
+        hop = self.window_seconds / 2 if hop_seconds is None else hop_seconds
+        return WindowPlan(
+            preprocess=self.preprocess.config, hop_seconds=hop, span_seconds=span_seconds, picture=picture
+        )
+
+    def requests(
+        self, info: MediaInfo, *, hop_seconds: float | None = None, span_seconds: float = SPAN_SECONDS
+    ) -> list[ClipRequest]:
+        """What to decode of a file so that each of its windows is whole in one clip."""
+        return [span.request for span in self.plan(hop_seconds=hop_seconds, span_seconds=span_seconds).spans(info)]
+
+    def embed(
+        self,
+        source: str | Path | Clip,
+        *,
+        hop_seconds: float | None = None,
+        start_seconds: float | None = None,
+        end_seconds: float | None = None,
+    ) -> Embeddings:
+        """The windows of a file (or of a clip, or of the part between two times of either).
+
+        Raises MediaError for a file that cannot be read or has nothing in that part.
+        """
+        if isinstance(source, Clip):
+            start = source.start_seconds if start_seconds is None else max(start_seconds, source.start_seconds)
+            end = source.end_seconds if end_seconds is None else min(end_seconds, source.end_seconds)
+            hop = self.window_seconds / 2 if hop_seconds is None else hop_seconds
+            starts = window_starts(start, max(start, end), window_seconds=self.window_seconds, hop_seconds=hop)
+            return self.embed_clip(source, starts)
+        return self._embed_file(
+            Path(source), self.plan(hop_seconds=hop_seconds), start_seconds=start_seconds, end_seconds=end_seconds
+        )
+
+    def embed_clip(self, clip: Clip, starts: Iterable[float] | np.ndarray) -> Embeddings:
+        """The windows of `clip` that start at `starts`, in that order."""
+        return self.embed_windows(cut_windows(self.preprocess.config, clip, np.asarray(list(starts), np.float64)))
+
+    def embed_sound(
+        self, source: str | Path | tuple[np.ndarray, int], *, hop_seconds: float | None = None
+    ) -> Embeddings:
+        """The sound windows of a file, or of a waveform (S,) in -1..1 with its sample rate.
+
+        Raises MediaError for a file without sound, or a waveform at another rate than the model's.
+        """
+        if isinstance(source, tuple):
+            waveform, rate = source
+            if rate != self.preprocess.config.sample_rate:
+                raise MediaError(
+                    f"the waveform has {rate} Hz and the model hears {self.preprocess.config.sample_rate}; "
+                    "resample it, or give the path of a file"
+                )
+            clip = Clip(start_seconds=0.0, end_seconds=len(waveform) / rate, waveform=waveform, sample_rate=rate)
+            return self.embed(clip, hop_seconds=hop_seconds)
+        found = self._embed_file(Path(source), self.plan(hop_seconds=hop_seconds, picture=False))
+        if found.audio is None:
+            raise MediaError(f"'{source}' has no sound that can be decoded")
+        return found
+
+    def embed_picture(self, source: str | Path | np.ndarray) -> np.ndarray:
+        """float32 (E,), unit length, of a picture file, the first frame of a video, or uint8 (3, h, w) RGB."""
+        picture = source if isinstance(source, np.ndarray) else read_picture(source)
+        config = self.preprocess.config
+        sized = self.preprocess.frames_to_size(torch.from_numpy(np.ascontiguousarray(picture)))
+        # A model of several pictures a window sees one that does not move.
+        vectors = self._embed_frames(sized.repeat(config.frames_per_window, 1, 1)[None])
+        return vectors[0]
+
+    def embed_windows(self, windows: Windows) -> Embeddings:
+        """Vectors of raw windows. Sound and picture are embedded apart: neither depends on the other."""
+        return Embeddings(
+            start_seconds=windows.start_seconds,
+            end_seconds=windows.end_seconds,
+            audio=self._rows(windows.waveform, windows.has_sound, "audio"),
+            visual=self._rows(windows.frames, windows.has_picture, "visual"),
+        )
+
+    @torch.inference_mode()
+    def tokens(self, clip: Clip, start_seconds: float) -> Output:
+        """Everything that the model says about one window, with B = N = 1; a modality that it lacks is None."""
+        windows = cut_windows(self.preprocess.config, clip, np.array([start_seconds]))
+        batch = self._batch(
+            torch.from_numpy(windows.waveform) if windows.has_sound[0] and self._takes("audio") else None,
+            torch.from_numpy(windows.frames) if windows.has_picture[0] and self._takes("visual") else None,
+        )
+        if batch.audio is None and batch.frames is None:
+            raise MediaError(f"there is neither sound nor picture at {start_seconds:g} s")
+        with self._autocast():
+            output = self.model(audio=batch.audio, frames=batch.frames)
+        assert isinstance(output, Output)
+        return output
+
+    # ---- inside
+
+    def _embed_file(
+        self,
+        path: Path,
+        plan: WindowPlan,
+        *,
+        start_seconds: float | None = None,
+        end_seconds: float | None = None,
+    ) -> Embeddings:
+        with open_media(path) as media:
+            info = media.info
+            beyond = (start_seconds is not None and start_seconds >= info.end_seconds) or (
+                end_seconds is not None and end_seconds <= info.start_seconds
+            )
+            if beyond:
+                raise MediaError(
+                    f"'{path}' lasts from {info.start_seconds:.2f} to {info.end_seconds:.2f} s; "
+                    "there is nothing in the part that was asked for"
+                )
+            spans = plan.spans(info, start_seconds=start_seconds, end_seconds=end_seconds)
+            return join_embeddings([self.embed_windows(windows) for _, windows in plan.read(media, spans)])
+
+    def _rows(self, raw: np.ndarray, present: np.ndarray, modality: Literal["audio", "visual"]) -> np.ndarray | None:
+        if not present.any() or not self._takes(modality):
+            return None
+        embed = self._embed_waveforms if modality == "audio" else self._embed_frames
+        found = embed(torch.from_numpy(raw[present]))
+        rows = np.full((len(present), found.shape[1]), np.nan, np.float32)
+        rows[present] = found
+        return rows
+
+    def _takes(self, modality: Literal["audio", "visual"]) -> bool:
+        return getattr(self.config, "modalities", "both") in ("both", modality)
+
+    def _embed_waveforms(self, waveforms: Tensor) -> np.ndarray:
+        """float32 (M, E) of (M, S)."""
+        return self._in_batches(waveforms, lambda part: self.model(audio=self._batch(part, None).audio).audio)
+
+    def _embed_frames(self, frames: Tensor) -> np.ndarray:
+        """float32 (M, E) of uint8 (M, C, H, W)."""
+        return self._in_batches(frames, lambda part: self.model(frames=self._batch(None, part).frames).visual)
+
+    @torch.inference_mode()
+    def _in_batches(self, raw: Tensor, encode: Any) -> np.ndarray:
+        rows = []
+        for part in raw.split(self.batch_size):
+            with self._autocast():
+                encoded = encode(part)
+            assert isinstance(encoded, Encoded)
+            rows.append(torch.nn.functional.normalize(encoded.embedding[:, 0].float(), dim=-1).cpu())
+        return torch.cat(rows).numpy()
+
+    def _batch(self, waveform: Tensor | None, frames: Tensor | None) -> Batch:
+        """Preprocessed, on the device: (M, S) and (M, C, H, W) as M clips of one window."""
+        given = waveform if waveform is not None else frames
+        count = 0 if given is None else len(given)
+        raw = Batch(
+            clip_ids=("",) * count,
+            index=torch.zeros(count, dtype=torch.int64),
+            start_seconds=torch.zeros(count, 1, dtype=torch.float64),
+            waveform=None if waveform is None else waveform[:, None],
+            frames=None if frames is None else frames[:, None],
+        )
+        return self.preprocess(raw.to(self.device))
+
+    def _autocast(self) -> AbstractContextManager:
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+
+def join_embeddings(parts: Sequence[Embeddings]) -> Embeddings:
+    """Consecutive windows of one file as one value."""
+
+    def rows(name: Literal["audio", "visual"]) -> np.ndarray | None:
+        found = [getattr(part, name) for part in parts]
+        width = next((vectors.shape[1] for vectors in found if vectors is not None), None)
+        if width is None:
+            return None
+        missing = [np.full((len(part), width), np.nan, np.float32) for part in parts]
+        return np.concatenate(
+            [gap if vectors is None else vectors for vectors, gap in zip(found, missing, strict=True)]
+        )
+
+    return Embeddings(
+        start_seconds=np.concatenate([np.zeros(0), *(part.start_seconds for part in parts)]),
+        end_seconds=np.concatenate([np.zeros(0), *(part.end_seconds for part in parts)]),
+        audio=rows("audio"),
+        visual=rows("visual"),
+    )
+
+
+def _has(vectors: np.ndarray | None, count: int) -> np.ndarray:
+    return np.zeros(count, bool) if vectors is None else ~np.isnan(vectors[:, 0])
+
+
+# ---- loading
+
+
+def load(name_or_path: str | Path, *, device: str = "auto", dtype: Dtype = "auto") -> Embedder:
+    """The model of a checkpoint file, of a checkpoint folder, or of a run folder (its newest checkpoint).
+
+    Raises CheckpointError where there is none.
+    """
+    path = find_checkpoint(Path(name_or_path))
+    loaded = load_checkpoint(path)
+    try:
+        preprocess = from_dict(PreprocessConfig, loaded.preprocess)
+    except ConfigError as error:
+        raise CheckpointError(f"{path} has preprocessing that this version cannot do: {error}") from None
+    return Embedder(
+        loaded.model,
+        Preprocess(preprocess),
+        config=loaded.config,
+        fingerprint=loaded.fingerprint,
+        labels=loaded.labels,
+        path=path,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The file that holds the weights, for whatever of a run is named. Raises CheckpointError where there is none."""
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise CheckpointError(
+            f"there is no checkpoint at {path}; name a model.safetensors, a checkpoint folder or a run folder"
+        )
+    if (path / "model.safetensors").is_file():
+        return path / "model.safetensors"
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    steps = [
+        (int(found.parent.name.removeprefix("step-")), found)
+        for found in folder.glob("step-*/model.safetensors")
+        if found.parent.name.removeprefix("step-").isdecimal()
+    ]
+    if not steps:
+        raise CheckpointError(f"{path} holds no checkpoint yet; name a run that has saved one, or a model.safetensors")
+    return max(steps)[1]
+
+
+def _pick_device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"no device '{name}' here ({reason}); use auto, cpu, cuda, cuda:1 or mps") from None
+    return device
+
+
+def _pick_dtype(name: Dtype, device: torch.device) -> torch.dtype:
+    """Auto: bfloat16 where the hardware multiplies it, float32 elsewhere."""
+    if name != "auto":
+        return torch.bfloat16 if name == "bfloat16" else torch.float32
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # older torch cannot say: then it is not
+        fast = device.type == "cpu" and any(getattr(torch.cpu, check, bool)() for check in checks)
+    return torch.bfloat16 if fast else torch.float32

@@ -1,0 +1,29 @@
+"""Errors that a user can mend.
+
+Everything a user can fix is a `UserError`: one line that says what is wrong, why, and what to do next. The command
+line prints that line without a traceback. What only we can break is an `assert`.
+"""
+
+
+class UserError(Exception):
+    """Something the user can fix. The message is the whole answer: what, why, and what to do next."""
+
+
+class ConfigError(UserError):
+    """A setting that does not exist, has the wrong type, or contradicts another."""
+
+
+class MediaError(UserError):
+    """A media file that cannot be read, or not in the way that was asked."""
+
+
+class StoreError(UserError):
+    """A training store that is missing, unfinished, damaged, or does not fit what is asked of it."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, damaged, or does not fit the model."""
+
+
+class IndexStateError(UserError):
+    """A search index that is missing, was made by another model, or cannot answer what is asked."""

@@ -1,0 +1,1 @@
+"""Media files to clips, and clips to media files."""

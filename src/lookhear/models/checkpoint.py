@@ -1,0 +1,272 @@
+"""Our checkpoints: one safetensors file that holds the weights and everything needed to use them.
+
+The file's metadata says which model it is, its sizes, how its input was preprocessed, and its labels. A checkpoint is
+written whole or not at all, and read strictly: what does not fit is named on both sides.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lookhear.config import from_dict, nearest, to_dict
+from lookhear.errors import CheckpointError, ConfigError
+from lookhear.models.cavmae import CAVMAE, CAVMAEConfig
+from lookhear.models.cavmae_sync import CAVMAESync, CAVMAESyncConfig
+from lookhear.models.classifier import CAVMAEClassifier, CAVMAEClassifierConfig
+
+MODELS: dict[str, tuple[type, type[nn.Module]]] = {
+    "cavmae": (CAVMAEConfig, CAVMAE),
+    "cavmae_sync": (CAVMAESyncConfig, CAVMAESync),
+    "cavmae_classifier": (CAVMAEClassifierConfig, CAVMAEClassifier),
+}
+
+FORMAT = 1  # of the metadata; raise it when an older lookhear could not read what is written
+UNUSED_PREFIX = "unused."  # tensors that came with a published file and that no forward reads
+NAMES_SHOWN = 4  # of each kind, in a message about what does not fit
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoadedCheckpoint:
+    """A model and what it needs to know about its input."""
+
+    name: str  # in MODELS
+    model: nn.Module  # in eval mode
+    config: Any  # the dataclass of MODELS[name]
+    preprocess: dict[str, Any]  # as its owner wrote it
+    labels: tuple[str, ...]  # one a class, empty for a model without classes
+    extra: dict[str, Any]  # what the writer wished to keep with the weights
+    fingerprint: str  # sha256; equal if and only if tensors and preprocessing are equal
+    format: int
+
+
+@dataclass(frozen=True)
+class TensorDifference:
+    """How the tensors of a file differ from what a model has."""
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    wrong_shape: tuple[str, ...]  # as sentences: "name is 3 x 4, not 3 x 5"
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unexpected or self.wrong_shape)
+
+    def __str__(self) -> str:
+        kinds = (("missing", self.missing), ("unexpected", self.unexpected), ("of another shape", self.wrong_shape))
+        return "; ".join(f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds if names)
+
+
+def save_checkpoint(
+    path: Path | str,
+    model: nn.Module,
+    *,
+    preprocess: Mapping[str, Any],
+    labels: Iterable[str] = (),
+    extra: Mapping[str, Any] | None = None,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Writes `model` to `path` (.safetensors), atomically: a reader sees the old file or the new one.
+
+    `tensors` stand in for the model's own (an average of weights, or shards gathered from many processes).
+    """
+    path = Path(path)
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wrapped
+    name = model_name(model)
+    state = dict(model.state_dict() if tensors is None else tensors)
+    state |= {UNUSED_PREFIX + key: tensor for key, tensor in getattr(model, "unused", {}).items()}
+    values = {
+        "format": FORMAT,
+        "model": name,
+        "config": to_dict(getattr(model, "config", None)),
+        "preprocess": to_dict(dict(preprocess)),
+        "labels": list(labels),
+        "extra": to_dict(dict(extra or {})),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file(
+            {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()},
+            beside,
+            metadata={key: json.dumps(value, sort_keys=True) for key, value in values.items()},
+        )
+        with beside.open("rb+") as written:
+            os.fsync(written.fileno())
+        beside.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path | str, *, device: torch.device | str = "cpu") -> LoadedCheckpoint:
+    """Reads a checkpoint that `save_checkpoint` wrote, strictly, with the model on `device` and in eval mode.
+
+    Raises CheckpointError, in one sentence, for a file that is missing, cut short, of another kind or of a newer
+    format, or whose tensors do not fit its own configuration.
+    """
+    path = Path(path)
+    tensors, metadata = _read(path)
+    if "format" not in metadata or "model" not in metadata:
+        raise CheckpointError(
+            f"{path} is a safetensors file without lookhear's metadata, so its model is not known; "
+            "give a checkpoint that lookhear saved"
+        )
+    try:
+        values = {key: json.loads(text) for key, text in metadata.items()}
+    except ValueError as error:
+        raise CheckpointError(f"{path} has damaged metadata ({error}); copy or download it again") from None
+    if values["format"] != FORMAT:
+        raise CheckpointError(
+            f"{path} has checkpoint format {values['format']} and this lookhear reads format {FORMAT}; "
+            "use the version of lookhear that wrote it, or a newer one"
+        )
+    name = values["model"]
+    if name not in MODELS:
+        raise CheckpointError(f"{path} holds a model called {name!r}{nearest(name, MODELS)}")
+    try:
+        config: Any = from_dict(MODELS[name][0], values["config"])
+    except (ConfigError, KeyError) as error:
+        raise CheckpointError(f"{path} has a configuration that this lookhear cannot read: {error}") from None
+    unused = {key.removeprefix(UNUSED_PREFIX): tensors.pop(key) for key in list(tensors) if is_unused(key)}
+    model = build(name, config, tensors, unused=unused, where=str(path))
+    preprocess = values.get("preprocess", {})
+    return LoadedCheckpoint(
+        name=name,
+        model=model.to(device).eval(),
+        config=config,
+        preprocess=preprocess,
+        labels=tuple(values.get("labels", ())),
+        extra=values.get("extra", {}),
+        fingerprint=fingerprint(tensors, preprocess, config.unseen_settings()),
+        format=values["format"],
+    )
+
+
+def build(
+    name: str,
+    config: Any,
+    tensors: Mapping[str, Tensor],
+    *,
+    unused: Mapping[str, Tensor] | None = None,
+    where: str = "the checkpoint",
+) -> nn.Module:
+    """The model `name` of `config` holding exactly `tensors`; CheckpointError with both differences otherwise."""
+    model = _empty(name, config)
+    difference = compare(_shapes(model.state_dict()), _shapes(tensors))
+    if difference:
+        raise CheckpointError(f"the tensors in {where} do not fit a {name} of its configuration: {difference}")
+    model.load_state_dict(dict(tensors), strict=True, assign=True)
+    model.unused = dict(unused or {})  # type: ignore[assignment]
+    return model
+
+
+def expected_shapes(name: str, config: Any) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that a model has, without making its weights."""
+    return _shapes(_empty(name, config).state_dict())
+
+
+def compare(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> TensorDifference:
+    """What is missing from `found`, what it has too many, and what has another shape."""
+    wrong = tuple(
+        f"{name} is {_size(found[name])}, not {_size(expected[name])}"
+        for name in expected
+        if name in found and tuple(found[name]) != tuple(expected[name])
+    )
+    return TensorDifference(
+        missing=tuple(name for name in expected if name not in found),
+        unexpected=tuple(name for name in found if name not in expected),
+        wrong_shape=wrong,
+    )
+
+
+def fingerprint(
+    tensors: Mapping[str, Tensor], preprocess: Mapping[str, Any], unseen_settings: Mapping[str, Any]
+) -> str:
+    """sha256 of the sorted tensors, the preprocessing, and the settings that no tensor shows (attention heads)."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    rest = {"preprocess": to_dict(dict(preprocess)), "settings": dict(unseen_settings)}
+    digest.update(json.dumps(rest, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def model_name(model: nn.Module) -> str:
+    """The name of a model's class in MODELS."""
+    for name, (_, kind) in MODELS.items():
+        if type(model) is kind:
+            return name
+    raise CheckpointError(f"{type(model).__name__} is not a model that checkpoints know; known: {', '.join(MODELS)}")
+
+
+def is_unused(key: str) -> bool:
+    """Whether a tensor of a checkpoint is only kept for export."""
+    return key.startswith(UNUSED_PREFIX)
+
+
+def require_file(path: Path) -> None:
+    """CheckpointError unless `path` is a file that can be read and is not empty."""
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; give the checkpoint file inside it")
+    if not path.exists():
+        raise CheckpointError(f"there is no checkpoint at {path}")
+    try:
+        with path.open("rb") as opened:
+            empty = not opened.read(1)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from None
+    if empty:
+        raise CheckpointError(f"{path} is empty (0 bytes); copy or download it again")
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file is what torch.save writes (a zip archive or a bare pickle), by its first bytes."""
+    with path.open("rb") as opened:
+        start = opened.read(4)
+    return start.startswith((b"PK\x03\x04", b"\x80"))
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    require_file(path)
+    if is_pickle(path):
+        raise CheckpointError(
+            f"{path} is a PyTorch pickle, not a lookhear checkpoint; published CAV-MAE files are read by "
+            "lookhear.models.published.load_published, nothing else is unpickled"
+        )
+    try:
+        with safe_open(path, framework="pt") as opened:
+            return {key: opened.get_tensor(key) for key in opened.keys()}, dict(opened.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is cut short, damaged, or no safetensors file ({error}); copy or download it again"
+        ) from None
+
+
+def _empty(name: str, config: Any) -> nn.Module:
+    """The model without memory for its weights."""
+    with torch.device("meta"):
+        return MODELS[name][1](config)
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _some(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:NAMES_SHOWN])
+    return shown if len(names) <= NAMES_SHOWN else f"{shown}, and {len(names) - NAMES_SHOWN} more"
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) if shape else "a single number"

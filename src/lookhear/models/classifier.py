@@ -1,0 +1,97 @@
+"""A CAV-MAE encoder with a classification head, in the five published modes.
+
+B clips, N windows, R = B x N rows, K tokens, D width.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor, nn
+
+from lookhear.errors import ConfigError
+from lookhear.models.cavmae import CAVMAE, CAVMAEConfig
+from lookhear.models.tokens import Output
+from lookhear.models.transformer import Stream, initialise_linear, layer_norm
+
+Mode = Literal["both", "audio", "visual", "audio_of_both", "visual_of_both"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CAVMAEClassifierConfig:
+    """Sizes of a classifier; the default encoder is the published one, whose position tables are trained."""
+
+    encoder: CAVMAEConfig = field(default_factory=lambda: CAVMAEConfig(decoder_depth=0, learned_positions=True))
+    """the model under the head; it has no decoder"""
+    num_classes: int
+    """labels"""
+    mode: Mode = "both"
+    """the mode that is used when a call names none"""
+
+    def __post_init__(self) -> None:
+        if self.encoder.decoder_depth:
+            raise ConfigError("a classifier's encoder has no decoder: set encoder.decoder_depth to 0")
+        if self.num_classes < 1:
+            raise ConfigError(f"num_classes is {self.num_classes}; it must be at least 1")
+
+    def unseen_settings(self) -> dict[str, int | bool]:
+        """What changes the outputs but shows in no tensor: part of a checkpoint's fingerprint."""
+        return self.encoder.unseen_settings()
+
+
+class CAVMAEClassifier(nn.Module):
+    """Logits from the mean of the encoder's tokens.
+
+    Modes: `both` pools the joint stream of both modalities. `audio` and `visual` pool one modality's own stream.
+    `audio_of_both` and `visual_of_both` are for a model trained with both of which only one is there at test time:
+    they average that modality's tokens seen through the joint stream and through its own.
+    """
+
+    config: CAVMAEClassifierConfig
+
+    def __init__(self, config: CAVMAEClassifierConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.unused: dict[str, Tensor] = {}  # tensors of a published file that no forward reads, for its export
+        self.encoder = CAVMAE(config.encoder)
+        self.head_norm = layer_norm(config.encoder.width)
+        self.head = nn.Linear(config.encoder.width, config.num_classes)
+        self.head.apply(initialise_linear)
+
+    def forward(
+        self,
+        audio: Tensor | None = None,
+        frames: Tensor | None = None,
+        video: Tensor | None = None,
+        *,
+        mode: Mode | None = None,
+    ) -> Output:
+        """Output.logits (B, N, num_classes) of audio (B, N, T, F) and frames (B, N, C, H, W).
+
+        A modality that the mode does not read may be None. Raises ConfigError for one that is read and missing.
+        """
+        if video is not None:
+            raise ConfigError("this model reads single frames, not video: give frames (B, N, C, H, W)")
+        mode = mode or self.config.mode
+        if mode == "both":
+            tokens = self.encoder.joint_tokens(
+                self._tower(Stream.AUDIO, audio, mode), self._tower(Stream.VISUAL, frames, mode)
+            )
+            pooled = tokens.mean(dim=1)  # (R, D)
+        else:
+            stream = Stream.AUDIO if mode.startswith("audio") else Stream.VISUAL
+            given = audio if stream == Stream.AUDIO else frames
+            tokens = self._tower(stream, given, mode)
+            pooled = self.encoder.single(tokens, stream).mean(dim=1)
+            if mode.endswith("_of_both"):
+                joint = self.encoder.joint_norm(self.encoder.shared(tokens, Stream.JOINT))
+                pooled = (pooled + joint.mean(dim=1)) / 2
+        leading = audio.shape[:2] if audio is not None else frames.shape[:2] if frames is not None else ()
+        return Output(logits=self.head(self.head_norm(pooled)).unflatten(0, leading))
+
+    def _tower(self, stream: Stream, given: Tensor | None, mode: str) -> Tensor:
+        if given is None:
+            name = "audio" if stream == Stream.AUDIO else "frames"
+            raise ConfigError(f"mode {mode!r} reads {name}, which were not given; choose another mode")
+        encoder = self.encoder
+        patches = (encoder.audio_patches if stream == Stream.AUDIO else encoder.visual_patches)(given)
+        return encoder.tower(stream)(patches)

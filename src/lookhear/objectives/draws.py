@@ -1,0 +1,58 @@
+"""Random numbers for objectives that depend on (seed, epoch, clip) alone.
+
+A generator's numbers depend on how often it was asked before; these do not. The same clip of the same epoch draws the
+same mask whatever the batch it is in, the number of loader workers, the number of ranks, or how often the run was
+stopped and resumed, and there is no state to save.
+"""
+
+import zlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_BITS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """The random numbers of one epoch of one run."""
+
+    seed: int
+    epoch: int
+
+    def uniform(self, index: Tensor, count: int, *, purpose: str) -> Tensor:
+        """Float32 (B, count) in [0, 1) for clips `index`, int64 (B,), on its device.
+
+        Row b depends only on (seed, epoch, index[b], purpose). Counter-based: each number is the SplitMix64 mix
+        (Steele, Lea, Flood 2014) of its own position, so that nothing is drawn in a loop.
+        """
+        key = _mix(_constant(index, zlib.crc32(purpose.encode())))
+        for part in (self.seed, self.epoch):
+            key = _mix(key ^ _constant(index, part))
+        rows = _mix(key ^ index.to(torch.int64))
+        counter = torch.arange(1, count + 1, dtype=torch.int64, device=index.device)
+        bits = _mix(rows[:, None] + counter * _signed(0x9E3779B97F4A7C15))
+        return _shift_right(bits, 40).to(torch.float32) / 2**24  # 24 bits fill a float32
+
+
+def _mix(x: Tensor) -> Tensor:
+    """SplitMix64's finaliser on int64 tensors, whose products wrap as unsigned ones do."""
+    x = (x ^ _shift_right(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _shift_right(x, 27)) * _signed(0x94D049BB133111EB)
+    return x ^ _shift_right(x, 31)
+
+
+def _shift_right(x: Tensor, count: int) -> Tensor:
+    """The logical shift of 64 bits (torch shifts the sign in)."""
+    return (x >> count) & ((1 << (_BITS - count)) - 1)
+
+
+def _signed(value: int) -> int:
+    """The int64 that has the bits of the unsigned `value`."""
+    value %= 1 << _BITS
+    return value - (1 << _BITS) if value >> (_BITS - 1) else value
+
+
+def _constant(like: Tensor, value: int) -> Tensor:
+    return torch.tensor(_signed(value), dtype=torch.int64, device=like.device)

@@ -1,0 +1,49 @@
+"""What every objective is and returns."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from lookhear.data.batch import Batch
+from lookhear.objectives.draws import Draws
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Step:
+    """The loss of one batch and what it is made of.
+
+    `terms` (scalars, weights already applied) sum to `loss`. `report` (scalars without gradient) is only logged:
+    accuracies, a learned temperature.
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    report: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, terms: dict[str, Tensor], report: dict[str, Tensor] | None = None) -> "Step":
+        """The step whose loss is the sum of `terms`."""
+        assert terms, "a step needs at least one term"
+        first, *others = terms.values()
+        detached = {name: value.detach() for name, value in (report or {}).items()}
+        return cls(loss=sum(others, start=first), terms=terms, report=detached)
+
+
+class Objective(nn.Module):
+    """What a model is trained for. It owns only what is thrown away after training; the model is passed in."""
+
+    def forward(self, model: nn.Module, batch: Batch, draws: Draws) -> Step:
+        """The step of one preprocessed batch. Every random number comes from `draws`; no state changes here."""
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """Called once after each step of the optimiser: the place for every change of state."""
+
+
+class ObjectiveConfig(Protocol):
+    """The frozen settings of an objective."""
+
+    def build(self, model: nn.Module, *, num_instances: int, num_classes: int) -> Objective:
+        """The objective for `model` over `num_instances` clips with `num_classes` labels."""
+        ...

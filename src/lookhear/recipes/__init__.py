@@ -1,0 +1,42 @@
+"""Complete runs, as functions that return a `Run`; each docstring says what it promises.
+
+A recipe of your own calls one of these and replaces what differs:
+
+    run = dataclasses.replace(tiny(), name="tiny_long", epochs=60)
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from lookhear.config import nearest, override
+from lookhear.data.store import Store
+from lookhear.errors import ConfigError
+from lookhear.progress import Progress, quiet
+from lookhear.recipes.grid import grid
+from lookhear.recipes.tiny import tiny
+from lookhear.training.loop import TrainSummary, train
+from lookhear.training.run import Run
+
+RECIPES: dict[str, Callable[[], Run]] = {"tiny": tiny, "grid": grid}
+
+
+def recipe(name: str) -> Run:
+    """The run of the recipe `name`. Raises ConfigError for an unknown name, with the nearest known one."""
+    if name not in RECIPES:
+        raise ConfigError(f"no recipe '{name}'{nearest(name, RECIPES)}")
+    return RECIPES[name]()
+
+
+def pretrain(
+    name: str,
+    *,
+    store: str | Path,
+    folder: str | Path,
+    settings: Iterable[str] = (),
+    progress: Progress = quiet,
+) -> TrainSummary:
+    """Trains the recipe `name`, changed by `settings` (`a.b=value`), on a finished store; see `training.loop.train`.
+
+    On a run folder that exists it goes on where that stopped.
+    """
+    return train(override(recipe(name), settings), Store(store), Path(folder), progress=progress)

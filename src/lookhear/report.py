@@ -1,0 +1,204 @@
+"""One HTML file that shows what a run learned; it opens without a server or a network.
+
+Figures are drawn by matplotlib (imported only here) and put into the page as PNG data. The page is plain HTML with
+its own style, readable in a narrow window and in dark mode.
+"""
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Chosen to stay apart for colour-blind readers, on white and on print.
+COLOURS = ("#2a78b5", "#d1682a", "#4c9a5b", "#8a5fb0", "#7a7a7a")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A picture in the page: PNG bytes, what it shows (for those who cannot see it), and a caption."""
+
+    png: bytes
+    alt: str
+    caption: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows of text under a heading row. Numbers are formatted by whoever made the table."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A part of the page: a title, paragraphs, tables, figures, in this order."""
+
+    title: str
+    paragraphs: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = field(default=())
+
+
+def write_page(path: Path, *, title: str, intro: str, sections: Sequence[Section]) -> None:
+    """Writes the sections as one self-contained HTML file. All text is escaped."""
+    body = [f"<h1>{html.escape(title)}</h1><p class='intro'>{html.escape(intro)}</p>"]
+    for section in sections:
+        body.append(f"<section><h2>{html.escape(section.title)}</h2>")
+        body += [f"<p>{html.escape(paragraph)}</p>" for paragraph in section.paragraphs]
+        body += [_table(table) for table in section.tables]
+        body += [_figure(figure) for figure in section.figures]
+        body.append("</section>")
+    page = _PAGE.replace("{title}", html.escape(title)).replace("{body}", "\n".join(body))
+    path.write_text(page, encoding="utf-8")
+
+
+def loss_curves(records: Sequence[Mapping[str, Any]]) -> Figure:
+    """The loss and its terms over the steps, from journal records (dicts with `step`, `loss`, `terms`)."""
+    steps = [record["step"] for record in records]
+    names = sorted({name for record in records for name in record.get("terms", {})})
+    series = {"loss": [record["loss"] for record in records]}
+    series |= {name: [record.get("terms", {}).get(name, np.nan) for record in records] for name in names}
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots(1, len(series))
+        for axis, (name, values), colour in zip(np.atleast_1d(axes), series.items(), COLOURS * 3, strict=False):
+            axis.plot(steps, values, color=colour, alpha=0.3, linewidth=1)
+            axis.plot(steps, _smooth(np.asarray(values, float)), color=colour, linewidth=2)
+            axis.set_title(name.replace("_", " "), loc="left")
+            axis.set_xlabel("step")
+            axis.set_ylim(bottom=0)
+
+    return Figure(
+        png=_draw(draw, width=3.4 * len(series), height=2.6),
+        alt=f"loss from {series['loss'][0]:.3g} to {series['loss'][-1]:.3g} in {steps[-1]} steps",
+        caption="What training minimises, and its weighted terms. Thin: every step; thick: running mean.",
+    )
+
+
+def similarity_matrix(matrix: np.ndarray, *, groups: Sequence[str] | None = None) -> Figure:
+    """Cosines of N sounds (rows) with N pictures (columns); clips of one group are put side by side."""
+    order = np.argsort(np.asarray(groups), kind="stable") if groups is not None else np.arange(len(matrix))
+    shown = matrix[np.ix_(order, order)]
+
+    def draw(figure: Any) -> None:
+        axis = figure.subplots()
+        image = axis.imshow(shown, cmap="viridis", interpolation="nearest")
+        figure.colorbar(image, ax=axis, label="cosine", shrink=0.8)
+        axis.set_xlabel("picture of clip")
+        axis.set_ylabel("sound of clip")
+        if groups is not None:
+            names = [groups[i] for i in order]
+            starts = [i for i in range(len(names)) if i == 0 or names[i] != names[i - 1]]
+            for start in starts[1:]:
+                axis.axhline(start - 0.5, color="white", linewidth=0.4)
+                axis.axvline(start - 0.5, color="white", linewidth=0.4)
+            axis.set_yticks(starts, [names[i] for i in starts], fontsize=7)
+            axis.set_xticks(starts, [names[i] for i in starts], fontsize=7, rotation=90)
+
+    return Figure(
+        png=_draw(draw, width=6.4, height=5.6),
+        alt=f"similarity of {len(matrix)} sounds with {len(matrix)} pictures",
+        caption="Bright diagonal: a sound is nearest to its own picture. Bright squares: the kind is known.",
+    )
+
+
+def thumbnails(pictures: Sequence[np.ndarray], titles: Sequence[str], *, alt: str, caption: str = "") -> Figure:
+    """A row of pictures (3, H, W) uint8, each under its title."""
+
+    def draw(figure: Any) -> None:
+        axes = np.atleast_1d(figure.subplots(1, len(pictures)))
+        for axis, picture, title in zip(axes, pictures, titles, strict=True):
+            axis.imshow(picture.transpose(1, 2, 0))
+            axis.set_title(title, fontsize=8)
+            axis.set_axis_off()
+
+    return Figure(png=_draw(draw, width=1.9 * len(pictures), height=2.0), alt=alt, caption=caption)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Located:
+    """A picture (3, H, W) uint8, its heat map (H, W), and the true box (x0, y0, x1, y1 as fractions) if known."""
+
+    picture: np.ndarray
+    heat: np.ndarray
+    box: tuple[float, float, float, float] | None = None
+    title: str = ""
+
+
+def heat_maps(located: Sequence[Located], *, columns: int = 6, caption: str = "") -> Figure:
+    """Heat maps laid over their pictures, with the true boxes drawn in white."""
+    rows = -(-len(located) // columns)
+
+    def draw(figure: Any) -> None:
+        axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+        for axis in axes:
+            axis.set_axis_off()
+        for axis, item in zip(axes, located, strict=False):
+            height, width = item.picture.shape[1:]
+            axis.imshow(item.picture.transpose(1, 2, 0))
+            axis.imshow(item.heat, cmap="inferno", alpha=0.55, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+            axis.set_title(item.title, fontsize=7)
+            if item.box is not None:
+                x0, y0, x1, y1 = np.asarray(item.box) * (width, height, width, height)
+                axis.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color="white", linewidth=1.2)
+
+    return Figure(png=_draw(draw, width=1.9 * columns, height=1.7 * rows), alt="heat maps", caption=caption)
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    width = max(1, len(values) // 20)
+    padded = np.pad(values, (width // 2, width - 1 - width // 2), mode="edge")
+    return np.convolve(padded, np.ones(width) / width, mode="valid")
+
+
+def _draw(draw: Any, *, width: float, height: float) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    figure = Canvas(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    draw(figure)
+    for axis in figure.axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", metadata={"Software": None})
+    return stream.getvalue()
+
+
+def _figure(figure: Figure) -> str:
+    data = base64.b64encode(figure.png).decode("ascii")
+    caption = f"<figcaption>{html.escape(figure.caption)}</figcaption>" if figure.caption else ""
+    return f"<figure><img alt='{html.escape(figure.alt, quote=True)}' src='data:image/png;base64,{data}'>{caption}</figure>"
+
+
+def _table(table: Table) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.head)
+    rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
+    return f"<div class='wide'><table><tr>{head}</tr>{rows}</table></div>"
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root { color-scheme: light dark; --ink: #1c1e21; --quiet: #5d6570; --paper: #ffffff; --line: #d9dde2; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e8ea; --quiet: #9aa3ad; --paper: #15181b; --line: #343a40; } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+  margin: 2rem auto; max-width: 62rem; padding: 0 1rem; }
+h1 { font-size: 1.7rem; margin: 0; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem; }
+.intro, figcaption { color: var(--quiet); } figure { margin: 1rem 0; } figcaption { font-size: .88rem; }
+img { max-width: 100%; background: #fff; border-radius: 4px; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .8rem 0; }
+th, td { text-align: left; padding: .25rem .9rem .25rem 0; border-bottom: 1px solid var(--line); }
+th { color: var(--quiet); font-weight: 500; }
+</style></head><body>
+{body}
+</body></html>
+"""

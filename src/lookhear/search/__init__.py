@@ -1,0 +1,1 @@
+"""Embeddings -> moments: an index of media files, and the search in it."""

@@ -1,0 +1,175 @@
+"""How surprising a cosine is: how often a random pair of the library scores as high.
+
+Cosines of sound with sound, picture with picture and sound with picture live on different scales, and on other
+scales in every model and library. What can be compared is how rare they are. `surprise` is -log10 of that share: 2
+means one random pair in a hundred, 4 one in ten thousand.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lookhear.search.library import Alignments, Library, Modality, follow
+
+NUM_PAIRS = 20_000
+MIN_PAIRS = 50
+NUM_KNOTS = 200
+TAIL_SHARE = 0.01
+# As many pairs of chance as are laid to the library's own pairs before they are believed to match better than chance.
+PRIOR_PAIRS = 10
+NEUTRAL_SURPRISE = math.log10(2.0)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Calibration:
+    """The distribution of the cosines of random pairs, and how much better the library's own pairs are.
+
+    Up to the last `TAIL_SHARE` of the sample it is the sample itself; beyond, the tail falls exponentially with the
+    sample's mean excess, so that the order of cosines is kept where the sample ends.
+    """
+
+    mean: float  # of random pairs
+    cosine: np.ndarray  # float64 (Q,), ascending: knots up to the tail
+    knot_surprise: np.ndarray  # float64 (Q,), ascending
+    tail_slope: float  # surprise per cosine beyond the last knot
+    # 0..1: what this evidence is worth beside other evidence. 1 - 1/m, where m is the mean of -ln p over pairs that
+    # are known to belong together (the maximum likelihood fit of Beta(1/m, 1) to their p); 1 within one modality.
+    weight: float = 1.0
+
+    def surprise(self, cosine: np.ndarray) -> np.ndarray:
+        """float64, as `cosine`: -log10 of the share of random pairs that score at least as high; NaN stays NaN."""
+        cosine = np.asarray(cosine, np.float64)
+        inside = np.interp(cosine, self.cosine, self.knot_surprise)
+        beyond = self.knot_surprise[-1] + (cosine - self.cosine[-1]) * self.tail_slope
+        return np.where(cosine > self.cosine[-1], beyond, inside)
+
+
+def fit(sample: np.ndarray, *, width: int) -> Calibration:
+    """The calibration of a sample of random pairs' cosines; `width` E is used where the sample is too small.
+
+    Below `MIN_PAIRS` it is that of independent random directions, whose cosines spread as Normal(0, 1/E).
+    """
+    if len(sample) < MIN_PAIRS:
+        cosine = np.linspace(-1.0, 1.0, 2 * NUM_KNOTS + 1)
+        log_share = torch.special.log_ndtr(torch.from_numpy(-cosine * math.sqrt(width))).numpy()
+        surprise = np.abs(log_share) / math.log(10.0)
+        slope = float(surprise[-1] - surprise[-2]) / float(cosine[-1] - cosine[-2])
+        return Calibration(mean=0.0, cosine=cosine, knot_surprise=surprise, tail_slope=slope)
+    ordered = np.sort(sample.astype(np.float64))
+    size = len(ordered)
+    tail = max(5, round(TAIL_SHARE * size))
+    rank = np.unique(np.linspace(0, size - 1 - tail, NUM_KNOTS).astype(np.int64))
+    cosine = np.unique(ordered[rank])
+    # The share that is at least as high; never 0.
+    share = (size - np.searchsorted(ordered, cosine, side="left")) / size
+    excess = max(float(np.mean(ordered[size - tail :] - cosine[-1])), 1e-4)
+    return Calibration(
+        mean=float(ordered.mean()),
+        cosine=cosine,
+        knot_surprise=-np.log10(share),
+        tail_slope=1.0 / (excess * math.log(10.0)),
+    )
+
+
+def calibrate(
+    library: Library, query: Modality, searched: Modality, offset_seconds: np.ndarray, *, seed: int = 0
+) -> Calibration:
+    """The calibration for queries of one modality, of windows at `offset_seconds` (K,), against another (or the same).
+
+    A random pair: two places in different files (in a library of one file: that do not overlap), the mean cosine of
+    their K windows. The same library, offsets and seed give the same calibration.
+    """
+    rng = np.random.default_rng(seed)
+    left, right = _random_pairs(library, query, searched, rng)
+    width = int(library.audio.shape[1])
+    neutral = float(np.mean(_cosines(library, query, left, searched, right))) if len(left) else 0.0
+    calibration = fit(
+        _sequence_cosines(library, query, left, searched, right, offset_seconds, neutral=neutral), width=width
+    )
+    if query == searched:
+        return calibration
+    own = np.flatnonzero(library.has_audio & library.has_visual)
+    if len(own) > NUM_PAIRS:
+        own = rng.choice(own, NUM_PAIRS, replace=False)
+    cosine = _sequence_cosines(library, query, own, searched, own, offset_seconds, neutral=neutral)
+    log_share = calibration.surprise(cosine).sum() * math.log(10.0)
+    weight = max(0.0, 1.0 - (PRIOR_PAIRS + len(own)) / (PRIOR_PAIRS + log_share))
+    return Calibration(
+        mean=calibration.mean,
+        cosine=calibration.cosine,
+        knot_surprise=calibration.knot_surprise,
+        tail_slope=calibration.tail_slope,
+        weight=weight,
+    )
+
+
+def _random_pairs(
+    library: Library, query: Modality, searched: Modality, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    from_, to = np.flatnonzero(library.has(query)), np.flatnonzero(library.has(searched))
+    if not len(from_) or not len(to):
+        return from_[:0], to[:0]
+    left, right = rng.choice(from_, 4 * NUM_PAIRS), rng.choice(to, 4 * NUM_PAIRS)
+    apart = library.file_rank[left] != library.file_rank[right]
+    if not apart.any():
+        apart = np.abs(library.start_seconds[left] - library.start_seconds[right]) >= library.window_seconds
+    left, right = left[apart][:NUM_PAIRS], right[apart][:NUM_PAIRS]
+    distinct = np.unique(left * len(library) + right)
+    if len(distinct) < MIN_PAIRS:  # the same few pairs drawn again and again are no sample
+        return left[:0], right[:0]
+    return left, right
+
+
+def _cosines(library: Library, query: Modality, left: np.ndarray, searched: Modality, right: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        pairs = library.vectors(query)[torch.from_numpy(left)] * library.vectors(searched)[torch.from_numpy(right)]
+        return pairs.sum(dim=1).numpy()
+
+
+def _sequence_cosines(
+    library: Library,
+    query: Modality,
+    left: np.ndarray,
+    searched: Modality,
+    right: np.ndarray,
+    offset_seconds: np.ndarray,
+    *,
+    neutral: float,
+) -> np.ndarray:
+    """float64 (P,): for pairs of places, what `sequence_similarity` would give."""
+    total = np.zeros(len(left))
+    places = [
+        Alignments(file_rank=library.file_rank[side], start_seconds=library.start_seconds[side])
+        for side in (left, right)
+    ]
+    for offset in offset_seconds:
+        ours, theirs = (follow(library, place, float(offset)) for place in places)
+        present = (ours >= 0) & (theirs >= 0) & library.has(query)[ours] & library.has(searched)[theirs]
+        cosine = np.full(len(left), neutral)
+        cosine[present] = _cosines(library, query, ours[present], searched, theirs[present])
+        total += cosine
+    return total / len(offset_seconds)
+
+
+def combined_surprise(first: np.ndarray, first_weight: float, second: np.ndarray, second_weight: float) -> np.ndarray:
+    """The surprise of two weighted pieces of evidence together: Fisher's method with weights.
+
+    With x = w1 s1 + w2 s2, the share of random pairs whose x is as high, if the two are independent, is
+    (w1 10^(-x/w1) - w2 10^(-x/w2)) / (w1 - w2), and (1 + ln(10) x/w) 10^(-x/w) for equal weights. A missing piece (NaN)
+    counts as p = 1/2; NaN where both are missing. A weight of 0 leaves the other piece as it is.
+    """
+    missing = np.isnan(first) & np.isnan(second)
+    first, second = (np.where(np.isnan(value), NEUTRAL_SURPRISE, value) for value in (first, second))
+    low, high = sorted((first_weight, second_weight))
+    if high <= 0.0:
+        return np.where(missing, np.nan, 0.0)
+    total = (first_weight * first + second_weight * second) * math.log(10.0)
+    if high - low < 1e-3 * high:
+        ratio = total / high
+        log_share = np.log1p(ratio) - ratio
+    else:
+        faster = np.exp(-total * (1.0 / low - 1.0 / high)) if low > 0.0 else 0.0
+        log_share = -total / high + math.log(high / (high - low)) + np.log1p(-low / high * faster)
+    return np.where(missing, np.nan, np.abs(log_share) / math.log(10.0))

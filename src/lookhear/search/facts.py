@@ -1,0 +1,118 @@
+"""An index's folder: index.json, which says what made the index, and the lock that lets one process write."""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from lookhear.config import from_dict, to_dict
+from lookhear.errors import ConfigError, IndexStateError
+
+FORMAT = 1
+_FACTS_NAME = "index.json"
+_LOCK_NAME = "writing.lock"
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexFacts:
+    """What index.json says. Every vector of an index was made in this one way."""
+
+    format: int
+    model: str
+    """the checkpoint that made the index, as an absolute path; empty if it came from no file"""
+    fingerprint: str
+    """of the checkpoint's tensors and preprocessing"""
+    preprocess: dict[str, Any]
+    """the preprocessing that the checkpoint holds"""
+    window_seconds: float
+    """length of a moment"""
+    hop_seconds: float
+    """from the start of a moment to the next"""
+    embedding_width: int
+    """E"""
+    libraries: tuple[str, ...] = ()
+    """the folders that were indexed, as absolute paths"""
+
+
+def read_facts(path: Path) -> IndexFacts:
+    """What index.json of the index at `path` says.
+
+    Raises IndexStateError where there is none, or one that this version cannot read.
+    """
+    try:
+        data: Any = json.loads((path / _FACTS_NAME).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        what = f"{path} is not an index" if path.exists() else f"there is no index at {path}"
+        raise IndexStateError(f"{what}; make one with `lookhear index FOLDER --model CHECKPOINT`") from None
+    except (OSError, ValueError) as error:
+        raise IndexStateError(f"cannot read {path / _FACTS_NAME} ({error}); make the index again") from None
+    found = data.get("format") if isinstance(data, dict) else None
+    if found != FORMAT:
+        raise IndexStateError(
+            f"{path} has index format {found}, this version reads {FORMAT}; use the version that made it, "
+            "or make the index again in another folder (--index DIR)"
+        )
+    try:
+        return from_dict(IndexFacts, data)
+    except ConfigError as error:
+        raise IndexStateError(f"{path / _FACTS_NAME} is damaged ({error}); make the index again") from None
+
+
+def write_facts(path: Path, facts: IndexFacts) -> None:
+    """Writes index.json, whole or not at all. Raises IndexStateError where that is not possible."""
+    new = path / f"{_FACTS_NAME}.{os.getpid()}.tmp"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        new.write_bytes(json.dumps(to_dict(facts), indent=2).encode())
+        new.replace(path / _FACTS_NAME)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+        raise IndexStateError(
+            f"cannot write {path}: {error.strerror or error}; mend that or choose another folder (--index DIR)"
+        ) from None
+
+
+def check_place(path: Path) -> None:
+    """Raises IndexStateError unless a new index can be made at `path`: nothing there, or an empty folder."""
+    if path.exists() and not path.is_dir():
+        raise IndexStateError(f"{path} is a file; an index needs a folder (--index DIR)")
+    if path.is_dir() and any(entry.suffix != ".tmp" and entry.name != _LOCK_NAME for entry in path.iterdir()):
+        raise IndexStateError(f"{path} is not an index and is not empty; choose another folder (--index DIR)")
+
+
+@contextlib.contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Holds the right to write to the index at `path`. The system takes it back when the process ends, however.
+
+    Raises IndexStateError while another process holds it.
+    """
+    try:
+        file = (path / _LOCK_NAME).open("ab")
+    except OSError as error:
+        raise IndexStateError(f"cannot write {path}: {error.strerror or error}; mend that and try again") from None
+    with file:
+        try:
+            _lock(file)
+        except OSError:
+            raise IndexStateError(
+                f"another process is writing to {path}; wait until it is done, then run the same command again"
+            ) from None
+        yield
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Locks `file` until it is closed; OSError if another holds it."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

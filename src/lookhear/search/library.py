@@ -1,0 +1,264 @@
+"""`Library`: all moments of an index in memory, and where a query's sequence of windows falls on them.
+
+M moments, F files, C alignments, K windows of a query, E embedding width. Moments lie in the order of (file, start),
+files in the order of their path. An alignment says "the query starts at this second of this file".
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Modality = Literal["sound", "picture"]
+# Limits the memory of a search to this many numbers a moment.
+_WINDOWS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class LibraryFile:
+    """One content of the library: the file that holds it, and other files with the very same bytes."""
+
+    file_id: str
+    path: Path
+    copies: tuple[Path, ...] = ()
+    status: str = "ok"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Library:
+    """The moments of an index: times, files and vectors."""
+
+    files: tuple[LibraryFile, ...]
+    file_rank: np.ndarray  # int64 (M,), ascending: each moment's file, an index into `files`
+    start_seconds: np.ndarray  # float64 (M,), ascending within a file
+    end_seconds: np.ndarray  # float64 (M,)
+    audio: Tensor  # float32 (M, E), unit length; zeros where the moment has no sound
+    visual: Tensor  # float32 (M, E), unit length; zeros where the moment has no picture
+    has_audio: np.ndarray  # bool (M,)
+    has_visual: np.ndarray  # bool (M,)
+    window_seconds: float
+    hop_seconds: float
+
+    def __len__(self) -> int:
+        return len(self.file_rank)
+
+    def vectors(self, modality: Modality) -> Tensor:
+        """float32 (M, E)."""
+        return self.audio if modality == "sound" else self.visual
+
+    def has(self, modality: Modality) -> np.ndarray:
+        """bool (M,): which moments have a vector of this modality."""
+        return self.has_audio if modality == "sound" else self.has_visual
+
+    @cached_property
+    def first(self) -> np.ndarray:
+        """int64 (F,): the first moment of each file."""
+        return np.searchsorted(self.file_rank, np.arange(len(self.files)))
+
+    @cached_property
+    def count(self) -> np.ndarray:
+        """int64 (F,): how many moments each file has."""
+        return np.bincount(self.file_rank, minlength=len(self.files))
+
+    @cached_property
+    def _line_origin(self) -> np.ndarray:
+        # Where each file's clock 0 lies when all files are laid on one line, one after the other, without overlap.
+        used = self.count > 0
+        start = np.zeros(len(self.files))
+        length = np.zeros(len(self.files))
+        start[used] = self.start_seconds[self.first[used]]
+        length[used] = self.start_seconds[(self.first + self.count - 1)[used]] - start[used] + self.hop_seconds
+        return np.cumsum(length) - length - start
+
+    @cached_property
+    def _line(self) -> np.ndarray:
+        return self._line_origin[self.file_rank] + self.start_seconds
+
+    def nearest(self, file_rank: np.ndarray, at_seconds: np.ndarray) -> np.ndarray:
+        """int64 (C,): the moment of each file that starts nearest to a time; -1 if none is within half a hop.
+
+        `at_seconds` is on the file's clock. Every file named must have a moment.
+        """
+        first = self.first[file_rank]
+        last = first + self.count[file_rank] - 1
+        after = np.searchsorted(self._line, self._line_origin[file_rank] + at_seconds)
+        after = np.clip(after, first, last)
+        before = np.maximum(after - 1, first)
+        to_after = np.abs(self.start_seconds[after] - at_seconds)
+        to_before = np.abs(self.start_seconds[before] - at_seconds)
+        moment = np.where(to_before <= to_after, before, after)
+        near = np.minimum(to_before, to_after) <= 0.5 * self.hop_seconds + 1e-6
+        return np.where(near, moment, -1)
+
+    def file_end_seconds(self) -> np.ndarray:
+        """float64 (F,): where the last moment of each file ends; 0 for a file without moments."""
+        end = np.zeros(len(self.files))
+        used = self.count > 0
+        end[used] = self.end_seconds[(self.first + self.count - 1)[used]]
+        return end
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Alignments:
+    """Places where a query may start, in the order of (file, start)."""
+
+    file_rank: np.ndarray  # int64 (C,)
+    start_seconds: np.ndarray  # float64 (C,): on the file's clock; may lie before the file begins
+
+    def __len__(self) -> int:
+        return len(self.file_rank)
+
+
+def alignments_of(library: Library, longest_offset_seconds: float) -> Alignments:
+    """Every moment's start, and for a query of several windows also the places where it begins before the file does.
+
+    `longest_offset_seconds`: from the query's first window to its last.
+    """
+    overhang = int(longest_offset_seconds / library.hop_seconds + 1e-6)
+    if overhang == 0:
+        return Alignments(file_rank=library.file_rank, start_seconds=library.start_seconds)
+    used = np.flatnonzero(library.count > 0)
+    steps = np.arange(overhang, 0, -1) * library.hop_seconds
+    early = library.start_seconds[library.first[used]][:, None] - steps  # (F, overhang)
+    file_rank = np.concatenate([np.repeat(used, overhang), library.file_rank])
+    start_seconds = np.concatenate([early.ravel(), library.start_seconds])
+    order = np.lexsort((start_seconds, file_rank))
+    return Alignments(file_rank=file_rank[order], start_seconds=start_seconds[order])
+
+
+def follow(library: Library, alignments: Alignments, offset_seconds: float) -> np.ndarray:
+    """int64 (C,): the moment that lies `offset_seconds` after each alignment, or -1."""
+    if offset_seconds == 0.0 and alignments.start_seconds is library.start_seconds:
+        return np.arange(len(library))
+    return library.nearest(alignments.file_rank, alignments.start_seconds + offset_seconds)
+
+
+def sequence_similarity(
+    library: Library,
+    alignments: Alignments,
+    modality: Modality,
+    vectors: Tensor,
+    offset_seconds: np.ndarray,
+    *,
+    neutral: float,
+) -> np.ndarray:
+    """float32 (C,): the mean cosine of a query's windows with the moments that they fall on; NaN if on none.
+
+    `vectors` (K, E) unit length, their windows starting `offset_seconds` (K,) after the query does. At alignment t the
+    score is mean_i vectors[i] . moment(t + offset_seconds[i]), the nearest moment of the same file. A window that
+    falls on no moment (beyond the file's ends, or where this modality is missing) counts as `neutral`, so that two
+    matched windows out of two are worth more than one out of two.
+    """
+    total = np.zeros(len(alignments), np.float32)
+    matched = np.zeros(len(alignments), np.int64)
+    has = library.has(modality)
+    with torch.inference_mode():
+        for first in range(0, len(vectors), _WINDOWS_AT_ONCE):
+            cosines = (vectors[first : first + _WINDOWS_AT_ONCE] @ library.vectors(modality).T).numpy()
+            for cosine, offset in zip(cosines, offset_seconds[first : first + _WINDOWS_AT_ONCE], strict=True):
+                moment = follow(library, alignments, float(offset))
+                present = (moment >= 0) & has[moment]
+                total += np.where(present, cosine[moment], np.float32(neutral))
+                matched += present
+    mean = total / np.float32(len(offset_seconds))
+    return np.where(matched > 0, mean, np.float32(np.nan))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Neighbouring alignments of one file that became one hit."""
+
+    file_rank: int
+    start_seconds: float
+    end_seconds: float
+    peak: int  # the best alignment
+    peak_seconds: float  # the centre of what the query covers at its best alignment
+
+
+NEIGHBOUR_SHARE = 0.7
+
+
+def merge_alignments(
+    library: Library,
+    alignments: Alignments,
+    score: np.ndarray,
+    tie_break: np.ndarray,
+    *,
+    span_seconds: float,
+    top: int,
+) -> list[Span]:
+    """The best `top` spans of the library, best first, no two of them overlapping in one file.
+
+    `score` (C,), NaN where there is nothing to match. The best alignment that touches no earlier span becomes the
+    peak of a new one, which then grows over its neighbours on both sides while they score at least 0.7 of the peak
+    and belong to no earlier span. Equal scores: higher `tie_break` (C,) first, then (path, start).
+    """
+    limit = max(256, 16 * top)
+    spans: list[Span] = []
+    while True:
+        order = _best(score, tie_break, limit)
+        spans = _grow(library, alignments, score, order, span_seconds, top)
+        if len(spans) == top or len(order) < limit:
+            return spans
+        limit *= 8
+
+
+def _best(score: np.ndarray, tie_break: np.ndarray, limit: int) -> np.ndarray:
+    """At least the `limit` best alignments (fewer if there are fewer), in order."""
+    candidates = np.flatnonzero(~np.isnan(score))
+    if len(candidates) > limit:
+        values = score[candidates]
+        worst = np.partition(values, len(values) - limit)[len(values) - limit]
+        candidates = candidates[values >= worst]  # all that tie with the last one, so that ties stay in order
+    return candidates[np.lexsort((candidates, -tie_break[candidates], -score[candidates]))]
+
+
+def _grow(
+    library: Library, alignments: Alignments, score: np.ndarray, order: np.ndarray, span_seconds: float, top: int
+) -> list[Span]:
+    begin = library.start_seconds[library.first.clip(max=len(library) - 1)]  # (F,); unused files are never asked
+    finish = library.file_end_seconds()
+    taken: dict[int, list[Span]] = {}
+    spans: list[Span] = []
+
+    def cover(alignment: int) -> tuple[float, float]:
+        rank, start = int(alignments.file_rank[alignment]), float(alignments.start_seconds[alignment])
+        return max(start, float(begin[rank])), min(start + span_seconds, float(finish[rank]))
+
+    def free(alignment: int, rank: int) -> bool:
+        start, end = cover(alignment)
+        return not any(start < span.end_seconds and span.start_seconds < end for span in taken.get(rank, ()))
+
+    for peak in order.tolist():
+        rank = int(alignments.file_rank[peak])
+        if not free(peak, rank):
+            continue
+        least = NEIGHBOUR_SHARE * float(score[peak])
+        ends = []
+        for step in (-1, 1):
+            edge = peak
+            while (
+                0 <= edge + step < len(alignments)
+                and alignments.file_rank[edge + step] == rank
+                and score[edge + step] >= least
+                and free(edge + step, rank)
+            ):
+                edge += step
+            ends.append(edge)
+        start, end = cover(peak)
+        span = Span(
+            file_rank=rank,
+            start_seconds=cover(ends[0])[0],
+            end_seconds=cover(ends[1])[1],
+            peak=peak,
+            peak_seconds=0.5 * (start + end),
+        )
+        taken.setdefault(rank, []).append(span)
+        spans.append(span)
+        if len(spans) == top:
+            break
+    return spans

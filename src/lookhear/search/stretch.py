@@ -1,0 +1,99 @@
+"""What a decoding process does for a crawl: hash a file, decode a stretch of it, cut the windows.
+
+A stretch is some two minutes, so that a long file neither fills the memory of a process nor runs into its time limit.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from lookhear.data.windows import WindowPlan, Windows
+from lookhear.errors import MediaError
+from lookhear.media.decode import open_media
+
+STRETCH_SECONDS = 120.0
+_HASH_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class StretchJob:
+    """One stretch of one file."""
+
+    rank: int  # of the file, in the crawl's list
+    path: str
+    plan: WindowPlan
+    stretch: int
+    known_ids: frozenset[str] = frozenset()  # of files of the same size: with one of these there is nothing to decode
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Decoded:
+    """What a stretch gave. Every one tells of the file as a whole; the id comes with the first."""
+
+    file_id: str = ""
+    num_stretches: int = 0
+    has_video: bool = False
+    has_audio: bool = False
+    seconds: float = 0.0
+    remarks: tuple[str, ...] = ()  # about the file, nothing of which is missing for it
+    problems: tuple[str, ...] = ()  # about what is missing or could not be decoded
+    num_pictures_lost: int = 0  # asked for and covered by the picture track, but not decoded
+    windows: tuple[Windows, ...] = ()
+    refusal: str = ""  # why there is nothing at all
+
+
+def decode_stretch(job: StretchJob) -> Decoded:
+    """Hashes the file (with the first stretch only) and decodes a stretch of it. A bad file is no exception."""
+    file_id = hash_file(job.path) if job.stretch == 0 else ""
+    if file_id in job.known_ids:
+        return Decoded(file_id=file_id)
+    windows: list[Windows] = []
+    problems: list[str] = []
+    lost = 0
+    try:
+        with open_media(job.path) as media:
+            info = media.info
+            spans = job.plan.spans(info)
+            per_stretch = max(1, int(STRETCH_SECONDS / job.plan.span_seconds))
+            chosen = spans[job.stretch * per_stretch : (job.stretch + 1) * per_stretch]
+            try:
+                for span, (clip, cut) in zip(chosen, job.plan.read(media, chosen), strict=True):
+                    windows.append(cut)
+                    problems += clip.problems
+                    lost += len(span.request.frame_seconds or ()) - len(clip.frame_seconds)
+            except MemoryError:
+                raise
+            except Exception as error:  # whatever a decoder makes of a bad file: what came before is good
+                problems.append(str(error) or type(error).__name__)
+    except MediaError as error:
+        return Decoded(file_id=file_id, refusal=str(error))
+    return Decoded(
+        file_id=file_id,
+        num_stretches=-(-len(spans) // per_stretch),
+        has_video=info.video is not None,
+        has_audio=info.audio is not None,
+        seconds=max(0.0, info.end_seconds - info.start_seconds),
+        remarks=tuple(problem for problem in info.problems if not _is_loss(problem)),
+        problems=tuple(dict.fromkeys([*filter(_is_loss, info.problems), *problems])),
+        num_pictures_lost=lost,
+        windows=tuple(windows),
+    )
+
+
+def _is_loss(problem: str) -> bool:
+    """As in a manifest: a cover picture is nothing that happens, so a song with one is whole."""
+    return "cover art" not in problem
+
+
+def hash_file(path: str | Path) -> str:
+    """The id of a file: 32 hexadecimal digits of the sha256 of its bytes; empty where they cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        if not Path(path).is_file():
+            return ""
+        with Path(path).open("rb") as file:
+            while block := file.read(_HASH_BLOCK):
+                digest.update(block)
+    except OSError:
+        return ""
+    return digest.hexdigest()[:32]

@@ -1,0 +1,93 @@
+"""What a run writes down as it goes: journal.jsonl, what it learned, and speed.jsonl, how fast.
+
+The journal holds nothing but values that follow from the run and its data, so that a run that was killed and resumed
+leaves the same journal, byte for byte, as one that was not. Times are in the other file.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lookhear.errors import UserError
+
+JOURNAL = "journal.jsonl"
+SPEED = "speed.jsonl"
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a .jsonl file; a last line that was cut short by a kill is left out. No file: none."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if not line.endswith("\n"):
+            break
+        records.append(json.loads(line))
+    return records
+
+
+def append_records(path: Path, records: list[dict[str, Any]]) -> None:
+    """Adds `records`, a line each."""
+    with path.open("a", encoding="utf-8", newline="\n") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Takes out every record after `step`: those steps will be done again."""
+    kept = [record for record in read_records(path) if record["step"] <= step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("", encoding="utf-8")
+    append_records(temporary, kept)
+    temporary.replace(path)
+
+
+class Journal:
+    """The two files of one running run; a rank that is not the first writes nothing.
+
+    Records wait until `flush`, so that a step need not wait for its numbers.
+    """
+
+    def __init__(self, folder: Path, *, writes: bool = True) -> None:
+        self.folder = folder
+        self.writes = writes
+        self._waiting: list[dict[str, Any]] = []
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Keeps `record` (plain values, or scalar tensors that may still be on a device) for the next flush."""
+        self._waiting.append(record)
+
+    def flush(self) -> dict[str, Any] | None:
+        """Writes what waits and returns the last record, or None where nothing waited.
+
+        Raises UserError at the first loss that is not a number; records before it are written.
+        """
+        records = [_plain(record) for record in self._waiting]
+        self._waiting = []
+        bad = next((i for i, record in enumerate(records) if not math.isfinite(record["loss"])), None)
+        if self.writes:
+            append_records(self.folder / JOURNAL, records[:bad])
+        if bad is not None:
+            raise UserError(_not_finite(records[bad]))
+        return records[-1] if records else None
+
+    def add_speed(self, record: dict[str, Any]) -> None:
+        """Writes `record`, times and rates, to the other file, at once."""
+        if self.writes:
+            append_records(self.folder / SPEED, [record])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    return value.item() if hasattr(value, "item") else value
+
+
+def _not_finite(record: dict[str, Any]) -> str:
+    terms = [name for name, value in record["terms"].items() if not math.isfinite(value)]
+    return (
+        f"the loss of step {record['step']} is {record['loss']} (in {', '.join(terms) or 'the sum'}), so training "
+        "stopped; the last checkpoint is from before it. Try a lower optim.learning_rate, optim.clip_norm=1, or "
+        "dtype=float32, in a new run folder"
+    )

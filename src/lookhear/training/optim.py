@@ -1,0 +1,113 @@
+"""The optimiser, the learning rate of each step, and which parameters decay."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lookhear.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimiser and learning-rate schedule."""
+
+    name: Literal["adam", "adamw"] = "adamw"
+    """adam: weight decay is part of the gradient, as in the published runs; adamw: decay apart from it"""
+    learning_rate: float = 1e-4
+    """the peak; scaled by the schedule"""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """decay of the running means of the gradient and of its square"""
+    eps: float = 1e-8
+    """added to the denominator"""
+    weight_decay: float = 0.05
+    """pull of the weights to zero"""
+    decay_vectors: bool = False
+    """whether biases, norms, tokens and other parameters of one row decay too, as in the published runs"""
+    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    """cosine: down to final_share at the end; step: times step_factor at step_from and every step_every epochs on"""
+    warmup_share: float = 0.0
+    """share of all steps over which the learning rate rises from zero"""
+    final_share: float = 0.0
+    """where a cosine schedule ends, as a share of the peak"""
+    step_from: int = 10
+    """epochs before the first cut of a step schedule"""
+    step_every: int = 5
+    """epochs between cuts"""
+    step_factor: float = 0.5
+    """what a cut multiplies the learning rate by"""
+    clip_norm: float | None = None
+    """gradients are scaled down to this norm; null: never"""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.learning_rate < 0 or not math.isfinite(self.learning_rate):
+            problems.append(f"learning_rate is {self.learning_rate}; it must be 0 or more")
+        if not 0 <= self.warmup_share < 1:
+            problems.append(f"warmup_share is {self.warmup_share}; it must be at least 0 and below 1")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            problems.append(f"betas are {self.betas}; each must be at least 0 and below 1")
+        if self.step_from < 1 or self.step_every < 1:
+            problems.append("step_from and step_every must be at least 1")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            problems.append(f"clip_norm is {self.clip_norm}; it must be above 0, or null for no clipping")
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+
+def learning_rate(config: OptimConfig, *, step: int, total_steps: int, steps_per_epoch: int) -> float:
+    """The learning rate of step `step` (from 0): warm-up times schedule, a pure function, so nothing to save.
+
+    The step schedule is the published one: cut at epoch step_from, step_from + step_every, ... counted from 0.
+    """
+    warmup_steps = round(config.warmup_share * total_steps)
+    if step < warmup_steps:
+        return config.learning_rate * (step + 1) / warmup_steps
+    if config.schedule == "cosine":
+        done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+        wave = 0.5 * (1 + math.cos(math.pi * done))
+        return config.learning_rate * (config.final_share + (1 - config.final_share) * wave)
+    if config.schedule == "step":
+        epoch = step // steps_per_epoch
+        cuts = 0 if epoch < config.step_from else 1 + (epoch - config.step_from) // config.step_every
+        return config.learning_rate * config.step_factor**cuts
+    return config.learning_rate
+
+
+def build_optimizer(config: OptimConfig, modules: Iterable[nn.Module]) -> torch.optim.Optimizer:
+    """Adam over every parameter of `modules` that asks for a gradient, in two groups: decayed and not.
+
+    One fused call a step where the device has it. A parameter that never gets a gradient is never touched, not even
+    by weight decay.
+    """
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    decayed = [p for p in parameters if config.decay_vectors or _is_matrix(p)]
+    kept = [p for p in parameters if not (config.decay_vectors or _is_matrix(p))]
+    groups = [
+        {"params": group, "weight_decay": decay}
+        for group, decay in ((decayed, config.weight_decay), (kept, 0.0))
+        if group
+    ]
+    kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
+    return kind(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=fused)
+
+
+def _is_matrix(parameter: Tensor) -> bool:
+    """Whether `parameter` maps vectors to vectors; (1, 1, D) tokens and scalars do not."""
+    return sum(size > 1 for size in parameter.shape) > 1
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """Gives every group the learning rate `value`."""
+    for group in optimizer.param_groups:
+        group["lr"] = value
+
+
+def clip_gradients(modules: Iterable[nn.Module], max_norm: float) -> Tensor:
+    """Scales all gradients of `modules` down to `max_norm` together; returns the norm before, a scalar."""
+    parameters = [p for module in modules for p in module.parameters() if p.grad is not None]
+    return nn.utils.clip_grad_norm_(parameters, max_norm)

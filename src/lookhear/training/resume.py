@@ -1,0 +1,218 @@
+"""The run folder: what a run is, where it stands, and how it goes on after a kill.
+
+    run.json                        format number, the run, the data it learns from, the preprocessing as measured
+    journal.jsonl, speed.jsonl      see journal.py
+    checkpoints/step-N/model.safetensors    the model after N steps, which `lookhear.load` reads
+    checkpoints/step-N/state/training.pt    optimiser and objective, which only resuming reads
+
+A checkpoint folder appears whole or not at all.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from lookhear import distributed
+from lookhear.config import difference, from_dict, to_dict
+from lookhear.data.preprocess import PreprocessConfig, measure_statistics
+from lookhear.data.store import Store
+from lookhear.errors import CheckpointError, UserError
+from lookhear.models.checkpoint import MODELS, load_checkpoint, save_checkpoint
+from lookhear.objectives.step import Objective
+from lookhear.training.journal import JOURNAL, SPEED, cut_back
+from lookhear.training.optim import build_optimizer
+from lookhear.training.run import OPERATIONAL, Run, model_kind
+
+FORMAT = 1
+_CHECKPOINTS = "checkpoints"
+_MODEL = "model.safetensors"
+_STATE = Path("state") / "training.pt"
+
+
+@dataclass(kw_only=True)
+class State:
+    """What training changes: all of it is in a checkpoint."""
+
+    model: nn.Module
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    step: int  # how many are done
+
+    @property
+    def parts(self) -> tuple[nn.Module, nn.Module]:
+        """The modules that are trained."""
+        return self.model, self.objective
+
+
+def open_run_folder(run: Run, store: Store, folder: Path) -> PreprocessConfig:
+    """Writes run.json into a new `folder`, or checks that the one there is of the same run on the same data.
+
+    Returns the preprocessing of the run, measured on the store if the run says so. Raises UserError with the
+    differences where the folder belongs to another run.
+    """
+    path = folder / "run.json"
+    if distributed.rank() == 0 and not path.exists():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make the run folder {folder}: {error.strerror or error}") from None
+        preprocess = run.preprocess
+        if run.data.measure_statistics:
+            preprocess = measure_statistics(store, preprocess, seed=run.seed)
+        values = {
+            "format": FORMAT,
+            "run": run.to_dict(),
+            "store": {"digest": store.digest, "clips": len(store)},
+            "preprocess": to_dict(preprocess),
+        }
+        _write_text(path, json.dumps(values, indent=2) + "\n")
+    distributed.barrier()
+    saved = read_run_json(folder)
+    asked = {"run": run.to_dict(), "store": {"digest": store.digest, "clips": len(store)}}
+    lines = [
+        line
+        for line in difference({name: saved[name] for name in asked}, asked)
+        if line.partition(":")[0].removeprefix("run.") not in OPERATIONAL
+    ]
+    if lines:
+        raise UserError(
+            f"{folder} belongs to another run ({'; '.join(lines)}); give the settings it was started with to resume "
+            "it, or another folder for a new run"
+        )
+    return from_dict(PreprocessConfig, saved["preprocess"], where="preprocess.")
+
+
+def read_run_json(folder: Path) -> dict[str, Any]:
+    """The contents of a run folder's run.json. Raises UserError where it is missing, damaged or of another format."""
+    path = folder / "run.json"
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if values["format"] != FORMAT:
+            raise UserError(f"{path} has format {values['format']}, this lookhear reads {FORMAT}")
+    except FileNotFoundError:
+        raise UserError(f"{folder} is no run folder: it has no run.json") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); start a new run in another folder") from None
+    return values
+
+
+def read_run(folder: Path) -> Run:
+    """The run that a run folder holds, so that it can be resumed without its recipe."""
+    return Run.from_dict(read_run_json(folder)["run"])
+
+
+def start_or_resume(run: Run, folder: Path, device: torch.device, *, num_instances: int, num_classes: int) -> State:
+    """The state after the newest checkpoint in `folder`, or a new one; the journal is cut back to it."""
+    newest = newest_checkpoint(folder)
+    if newest is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(run.seed)
+            model = MODELS[model_kind(run.model)][1](run.model)
+    else:
+        model = load_checkpoint(newest / _MODEL).model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed + 1)
+        objective = run.objective.build(model, num_instances=num_instances, num_classes=num_classes)
+    model.to(device).train()
+    objective.to(device).train()
+    state = State(model=model, objective=objective, optimizer=build_optimizer(run.optim, [model, objective]), step=0)
+    if newest is not None:
+        _load_state(state, newest / _STATE, device)
+    if distributed.rank() == 0:
+        for leftover in (folder / _CHECKPOINTS).glob(".*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        for name in (JOURNAL, SPEED):
+            cut_back(folder / name, state.step)
+    distributed.barrier()
+    return state
+
+
+def _load_state(state: State, path: Path, device: torch.device) -> None:
+    try:
+        saved = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises a dozen kinds for a damaged file
+        raise CheckpointError(
+            f"{path} cannot be read ({error}); remove the folder {path.parent.parent} to resume from the one before"
+        ) from error
+    state.optimizer.load_state_dict(saved["optimizer"])
+    state.objective.load_state_dict(saved["objective"])
+    state.step = saved["step"]
+
+
+def save_state(run: Run, state: State, folder: Path, *, preprocess: PreprocessConfig, store_digest: str) -> Path:
+    """Writes a checkpoint of `state`, then removes those that `run.keep_checkpoints` does not keep.
+
+    Raises UserError where the disk is full or a weight is no longer a number; older checkpoints stay.
+    """
+    target = _step_folder(folder, state.step)
+    if distributed.rank() == 0 and not target.exists():
+        _require_finite(state)
+        beside = target.with_name(f".{target.name}.part")
+        shutil.rmtree(beside, ignore_errors=True)
+        try:
+            (beside / _STATE).parent.mkdir(parents=True)
+            extra = {"run": run.name, "step": state.step, "store": store_digest}
+            save_checkpoint(beside / _MODEL, state.model, preprocess=to_dict(preprocess), extra=extra)
+            saved = {
+                "step": state.step,
+                "optimizer": state.optimizer.state_dict(),
+                "objective": state.objective.state_dict(),
+            }
+            with (beside / _STATE).open("wb") as file:
+                torch.save(saved, file)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(target)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise UserError(
+                f"the checkpoint of step {state.step} could not be written to {target.parent} ({error}); "
+                "the one before it is whole: make room and run the same command again"
+            ) from error
+        _prune(folder, run.keep_checkpoints)
+    distributed.barrier()
+    return target
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The folder checkpoints/step-N with the highest N, or None."""
+    found = _checkpoints(folder)
+    return found[-1] if found else None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    found = [path for path in (folder / _CHECKPOINTS).glob("step-*") if path.name.removeprefix("step-").isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def _step_folder(folder: Path, step: int) -> Path:
+    return folder / _CHECKPOINTS / f"step-{step}"
+
+
+def _prune(folder: Path, keep: int) -> None:
+    for old in _checkpoints(folder)[:-keep] if keep else []:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _require_finite(state: State) -> None:
+    for part in state.parts:
+        for name, value in part.state_dict().items():
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                raise UserError(
+                    f"after step {state.step} the weights of {name} are no longer numbers, so training stopped and "
+                    "nothing was saved over the last checkpoint. Try a lower optim.learning_rate, optim.clip_norm=1, "
+                    "or dtype=float32, in a new run folder"
+                )
+
+
+def _write_text(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)

@@ -1,0 +1,169 @@
+"""Batches. If these fail, what is trained on depends on workers, ranks or restarts, or pairs the wrong moments."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lookhear.data.batch import Batch
+from lookhear.data.dataset import WindowDataset, make_batches, num_steps, paired_span
+from lookhear.data.preprocess import Preprocess, PreprocessConfig, resize_and_crop
+from lookhear.data.sampling import frame_times
+from lookhear.data.store import Store
+from lookhear.errors import StoreError
+
+CONFIG = PreprocessConfig(audio_frames=80, picture_height=24, picture_width=24)
+
+
+def same(first: Batch, second: Batch) -> bool:
+    return first.clip_ids == second.clip_ids and all(
+        torch.equal(getattr(first, name), getattr(second, name)) for name in ("start_seconds", "waveform", "frames")
+    )
+
+
+@pytest.mark.parametrize("frames_per_window", [1, 3])
+@pytest.mark.parametrize("windows_per_clip", [1, 2])
+def test_a_batch_equals_its_slow_form(store: Store, frames_per_window: int, windows_per_clip: int) -> None:
+    config = replace(CONFIG, frames_per_window=frames_per_window)
+    dataset = WindowDataset(store, config, windows_per_clip=windows_per_clip)
+    batch = dataset.batch(4, [3, 0, 5])
+    assert batch.waveform is not None
+    assert batch.frames is not None
+    assert batch.frames.shape == (3, windows_per_clip, 3 * frames_per_window, 24, 24)
+    assert batch.frames.dtype == torch.uint8
+    for row, position in enumerate([3, 0, 5]):
+        clip = dataset.clips[position]
+        assert batch.clip_ids[row] == clip.clip_id
+        assert int(batch.index[row]) == clip.index
+        whole = np.pad(store.waveform(clip.index), 20000)
+        pictures = store.frames(clip.index, range(len(clip.frame_seconds)))
+        for number, start in enumerate(batch.start_seconds[row].tolist()):
+            first = round((start - clip.start_seconds) * 16000) - 120 + 20000
+            assert np.array_equal(batch.waveform[row, number].numpy(), whole[first : first + config.window_samples])
+            for place, time in enumerate(frame_times(start, config.window_seconds, frames_per_window)):
+                nearest = int(np.argmin(abs(clip.frame_seconds - time)))
+                expected = resize_and_crop(torch.from_numpy(pictures[nearest]), 24, 24)
+                assert torch.equal(batch.frames[row, number, 3 * place : 3 * place + 3], expected)
+
+
+def test_windows_lie_where_both_tracks_are(store: Store) -> None:
+    dataset = WindowDataset(store, CONFIG, windows_per_clip=2)
+    for position, clip in enumerate(dataset.clips):
+        start, end = paired_span(clip)
+        for epoch in range(20):
+            starts = dataset.starts(epoch, position)
+            assert starts[0] >= start
+            assert starts[-1] + CONFIG.window_seconds <= end + 1e-6
+            assert starts[1] - starts[0] >= CONFIG.window_seconds - 1e-6
+
+
+def test_epochs_differ_and_repeat(store: Store) -> None:
+    dataset = WindowDataset(store, CONFIG)
+    assert same(dataset.batch(1, [0, 1]), dataset.batch(1, [0, 1]))
+    assert not same(dataset.batch(1, [0, 1]), dataset.batch(2, [0, 1]))
+    assert same(dataset.batch(1, [1]), WindowDataset(store, CONFIG, indices=[dataset.clips[1].index]).batch(1, [0]))
+
+
+def test_any_start_step_continues_the_same_epoch(store: Store) -> None:
+    dataset = WindowDataset(store, CONFIG)
+    whole = list(make_batches(dataset, batch_size=2, epoch=3))
+    assert len(whole) == len(dataset) // 2 == num_steps(dataset, batch_size=2)
+    for start in range(len(whole) + 1):
+        rest = list(make_batches(dataset, batch_size=2, epoch=3, start_step=start))
+        assert len(rest) == len(whole) - start
+        assert all(same(*pair) for pair in zip(rest, whole[start:], strict=True))
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_share_the_same_global_batches(store: Store, world_size: int) -> None:
+    dataset = WindowDataset(store, CONFIG)
+    alone = list(make_batches(dataset, batch_size=4, epoch=0))
+    ranks = [
+        list(make_batches(dataset, batch_size=4 // world_size, epoch=0, rank=rank, world_size=world_size))
+        for rank in range(world_size)
+    ]
+    for step, batch in enumerate(alone):
+        together = [clip for rank in ranks for clip in rank[step].clip_ids]
+        assert sorted(together) == sorted(batch.clip_ids)
+        place = batch.clip_ids.index(ranks[1][step].clip_ids[0])
+        assert torch.equal(ranks[1][step].start_seconds[0], batch.start_seconds[place])
+
+
+def test_workers_give_the_same_batches(store: Store) -> None:
+    dataset = WindowDataset(store, CONFIG, windows_per_clip=2)
+    here = list(make_batches(dataset, batch_size=2, epoch=5, start_step=1))
+    there = list(make_batches(dataset, batch_size=2, epoch=5, start_step=1, num_workers=2))
+    assert len(here) == len(there)
+    assert all(same(*pair) for pair in zip(here, there, strict=True))
+
+
+def test_the_last_small_batch_may_be_kept(store: Store) -> None:
+    dataset = WindowDataset(store, CONFIG)
+    batches = list(make_batches(dataset, batch_size=3, epoch=0, drop_last=False, shuffle=False))
+    assert [clip for batch in batches for clip in batch.clip_ids] == [clip.clip_id for clip in dataset.clips]
+    with pytest.raises(StoreError, match="do not fill one batch of 100"):
+        make_batches(dataset, batch_size=50, epoch=0, world_size=2)
+
+
+def test_clips_without_sound_or_picture_are_left_out_and_counted(store: Store) -> None:
+    dataset = WindowDataset(store, CONFIG)
+    assert (dataset.left_out.no_sound, dataset.left_out.no_picture, dataset.left_out.too_short) == (1, 1, 0)
+    assert dataset.left_out.total == 2
+    assert len(dataset) == len(store) - 2
+    mute = [clip.index for clip in store.clips if not clip.has_sound]
+    with pytest.raises(StoreError, match="1 no sound"):
+        WindowDataset(store, CONFIG, indices=mute)
+
+
+def test_all_disjoint_windows(store: Store) -> None:
+    config = replace(CONFIG, audio_frames=40)
+    dataset = WindowDataset(store, config, mode="disjoint", windows_per_clip=None)
+    fitting = [int((np.diff(paired_span(clip))[0] + 1e-6) / 0.4) for clip in WindowDataset(store, config).clips]
+    assert dataset.windows_per_clip in fitting
+    assert len(dataset) == sum(count >= dataset.windows_per_clip for count in fitting)
+    assert dataset.left_out.too_short == len(fitting) - len(dataset)
+    starts = dataset.batch(0, range(len(dataset))).start_seconds
+    assert (starts.diff(dim=1) >= 0.4 - 1e-6).all()
+    assert torch.equal(starts, dataset.batch(7, range(len(dataset))).start_seconds)
+
+
+def test_a_window_longer_than_its_clip_is_padded(store: Store) -> None:
+    config = replace(CONFIG, audio_frames=1024)
+    for mode in ("random", "disjoint"):
+        batch = WindowDataset(store, config, mode=mode).batch(0, [1])  # type: ignore[arg-type]
+        assert batch.waveform is not None
+        assert (batch.waveform[0, 0, :119] == 0).all()
+        assert (batch.waveform[0, 0, -16000:] == 0).all()
+        assert batch.waveform[0, 0, 1000:16000].abs().max() > 0.1
+
+
+def test_labels_are_multi_hot_in_sorted_order(store: Store) -> None:
+    dataset = WindowDataset(store, CONFIG)
+    assert dataset.classes == ("alarm", "bell", "door")
+    assert dataset.num_classes == 3
+    labels = dataset.batch(0, range(len(dataset))).labels
+    assert labels is not None
+    by_path = {clip.path: row.tolist() for clip, row in zip(dataset.clips, labels, strict=True)}
+    assert by_path["first/clip 1.mp4"] == [0, 1, 1]
+    assert by_path["second/clip 0.mp4"] == [1, 0, 0]
+    assert by_path["second/clip 2.mp4"] == [0, 0, 0]
+    others = WindowDataset(store, CONFIG, classes=("door", "wind")).batch(0, range(len(dataset))).labels
+    assert others is not None
+    assert others.sum(dim=0).tolist() == [1, 0]
+    unlabelled = WindowDataset(store, CONFIG, indices=[clip.index for clip in dataset.clips if not clip.labels])
+    assert unlabelled.batch(0, [0]).labels is None
+
+
+def test_a_raw_batch_is_what_preprocess_takes(store: Store) -> None:
+    batch = Preprocess(CONFIG)(WindowDataset(store, CONFIG).batch(0, [0, 1]).to("cpu"))
+    assert batch.audio is not None
+    assert batch.frames is not None
+    assert batch.audio.shape == (2, 1, 80, 128)
+    assert batch.frames.shape == (2, 1, 3, 24, 24)
+    assert batch.frames.dtype == torch.float32
+
+
+def test_a_store_made_for_another_channel_is_refused(store: Store) -> None:
+    with pytest.raises(StoreError, match=r"channel 'mix'.*'first'.*prepare it again"):
+        WindowDataset(store, replace(CONFIG, channel="first"))

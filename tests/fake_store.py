@@ -1,0 +1,102 @@
+"""A store in memory that was never prepared, and runs small enough to train in a second.
+
+Sound and picture of a clip follow from its number: a tone whose pitch, and a grey whose level, go with it.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from lookhear.data.preprocess import PreprocessConfig
+from lookhear.data.store import PrepareConfig, StoredClip
+from lookhear.models.cavmae_sync import CAVMAESyncConfig
+from lookhear.models.tokens import MaskConfig
+from lookhear.objectives.cavmae import CAVMAEObjectiveConfig
+from lookhear.training.optim import OptimConfig
+from lookhear.training.run import DataConfig, Run
+
+SECONDS = 2.0
+
+
+class FakeStore:
+    """What a dataset asks of a `Store`; picklable."""
+
+    def __init__(self, num_clips: int = 13, *, silent: tuple[int, ...] = (), nan_clip: int | None = None) -> None:
+        self.num_clips = num_clips
+        self.silent = silent
+        self.nan_clip = nan_clip
+        self.config = PrepareConfig(clip_seconds=SECONDS)
+        self.path = "memory"
+        self.digest = f"fake-{num_clips}-{silent}"
+        self.clips = [self._clip(index) for index in range(num_clips)]
+
+    def __len__(self) -> int:
+        return self.num_clips
+
+    def _clip(self, index: int) -> StoredClip:
+        sound = index not in self.silent
+        return StoredClip(
+            clip_id=f"clip{index}@0",
+            index=index,
+            path=f"clip{index}.mp4",
+            start_seconds=0.0,
+            end_seconds=SECONDS,
+            frame_seconds=np.arange(0.0, SECONDS, 0.25),
+            num_samples=int(16000 * SECONDS) if sound else 0,
+            picture_span=(0.0, SECONDS),
+            sound_span=(0.0, SECONDS) if sound else None,
+            labels=(),
+            split="train" if index % 4 else "val",
+        )
+
+    def clips_in_split(self, split: str) -> np.ndarray:
+        return np.array([clip.index for clip in self.clips if clip.split == split])
+
+    def frames(self, index: int, which: Any) -> np.ndarray:
+        noise = np.random.default_rng(index).integers(0, 40, (len(self.clips[index].frame_seconds), 3, 18, 24))
+        return (noise + 200 * index / self.num_clips).astype(np.uint8)[list(which)]
+
+    def waveform(self, index: int, start_sample: int = 0, stop_sample: int | None = None) -> np.ndarray:
+        stop_sample = self.clips[index].num_samples if stop_sample is None else stop_sample
+        time = np.arange(max(start_sample, 0), min(stop_sample, self.clips[index].num_samples)) / 16000
+        wave = 0.3 * np.sin(2 * np.pi * (200 + 300 * index) * time) + 0.1 * np.sin(time * 12.0)
+        if index == self.nan_clip:
+            wave = wave * np.nan
+        return wave.astype(np.float32)
+
+
+def small_run(**changes: Any) -> Run:
+    """A run of 12 steps that takes about a second; `changes` replace fields of it."""
+    values: dict[str, Any] = {
+        "name": "small",
+        "model": CAVMAESyncConfig(
+            audio_frames=32,
+            num_mel_bins=32,
+            picture_height=16,
+            picture_width=24,
+            audio_patch=(16, 8),
+            picture_patch=(8, 8),
+            width=16,
+            heads=2,
+            audio_depth=1,
+            visual_depth=1,
+            joint_depth=2,
+            decoder_depth=1,
+            decoder_width=16,
+            decoder_heads=2,
+            num_registers=1,
+        ),
+        "preprocess": PreprocessConfig(audio_frames=32, num_mel_bins=32, picture_height=16, picture_width=24),
+        "objective": CAVMAEObjectiveConfig(
+            mask=MaskConfig(audio=0.5, visual=0.5), contrastive_weight=0.5, direction="both", learn_temperature=True
+        ),
+        "data": DataConfig(batch_size=4, windows_per_clip=2, num_workers=0),
+        "optim": OptimConfig(learning_rate=3e-3, warmup_share=0.2, clip_norm=1.0),
+        "epochs": 4,
+        "seed": 5,
+        "dtype": "float32",
+        "device": "cpu",
+        "checkpoint_every": 5,
+        "journal_every": 1,
+    }
+    return Run(**(values | changes))

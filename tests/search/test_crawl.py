@@ -1,0 +1,316 @@
+"""If these fail, the index does not say what is in the folders: files lost, doubled, stale, or refused in silence."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lookhear.embedder import Embedder
+from lookhear.errors import IndexStateError
+from lookhear.media.decode import read_clip
+from lookhear.media.encode import write_sound
+from lookhear.search import crawl as crawling
+from lookhear.search import stretch
+from lookhear.search.crawl import CrawlSummary, index
+from lookhear.search.index import FileRow, Index
+from tiny_embedder import RATE, make_clip, save_tiny, tiny_embedder, tune
+
+
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory: pytest.TempPathFactory) -> Embedder:
+    return tiny_embedder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six clips and one sound."""
+    folder = tmp_path_factory.mktemp("originals")
+    for number in range(6):
+        make_clip(folder / f"sub{number % 2}" / f"clip{number}.mp4", number, seconds=2.0 + 0.3 * number)
+    write_sound(folder / "sound.wav", tune(50, 2.0), RATE)
+    return folder
+
+
+@pytest.fixture
+def media(tmp_path: Path, originals: Path) -> Path:
+    return Path(shutil.copytree(originals, tmp_path / "media"))
+
+
+def crawl(media: Path, embedder: Embedder, **options: object) -> CrawlSummary:
+    settings = {"index_path": media.parent / "index", "workers": 0} | options
+    return index([media], model=embedder, **settings)  # type: ignore[arg-type]
+
+
+def by_path(media: Path) -> dict[str, FileRow]:
+    return {row.path: row for row in Index(media.parent / "index").files()}
+
+
+def contents(path: Path) -> tuple[list[FileRow], np.ndarray, np.ndarray, np.ndarray]:
+    """All that an index holds, in order."""
+    found = Index(path)
+    library = found.library()
+    times = np.stack([library.file_rank, library.start_seconds, library.end_seconds])
+    return found.files(), times, library.audio.numpy(), library.visual.numpy()
+
+
+def assert_same(left: Path, right: Path) -> None:
+    ours, theirs = contents(left), contents(right)
+    assert ours[0] == theirs[0]
+    assert np.array_equal(ours[1], theirs[1])
+    # A batch holds other files after an interruption, and the order of its sums is another.
+    assert np.allclose(ours[2], theirs[2], atol=1e-5)
+    assert np.allclose(ours[3], theirs[3], atol=1e-5)
+
+
+def test_every_file_has_a_row_and_is_found(media: Path, embedder: Embedder) -> None:
+    summary = crawl(media, embedder)
+    assert summary.counts == {"ok": 6, "picture_only": 0, "sound_only": 1, "partial": 0, "refused": 0}
+    assert (summary.added, summary.files, summary.refused) == (7, 7, ())
+    rows = by_path(media)
+    assert rows["sound.wav"].reason == "no picture track"
+    found = Index(media.parent / "index")
+    assert summary.moments == len(found.library()) == sum(row.num_moments for row in rows.values())
+    hits = found.search(clip=media / "sub1" / "clip3.mp4", top=2)
+    assert hits[0].path == str((media / "sub1" / "clip3.mp4").resolve())
+    assert hits[0].start_seconds == pytest.approx(0.0, abs=0.05)
+    assert hits[0].score > hits[1].score
+
+
+def test_cuts_find_their_own_moment(media: Path, embedder: Embedder, tmp_path: Path) -> None:
+    crawl(media, embedder)
+    found = Index(media.parent / "index")
+    rng = random.Random(0)
+    right = 0
+    for number in range(6):
+        path = media / f"sub{number % 2}" / f"clip{number}.mp4"
+        clip = read_clip(path)
+        start = rng.uniform(0.0, clip.end_seconds - 1.0)
+        first = round(start * RATE)
+        assert clip.waveform is not None
+        write_sound(tmp_path / "cut.m4a", clip.waveform[first : first + RATE], RATE)
+        hit = found.search(sound=tmp_path / "cut.m4a", top=1)[0]
+        right += hit.path == str(path.resolve()) and abs(hit.peak_seconds - (start + 0.5)) <= 0.15
+    assert right >= 5
+
+
+def test_the_second_crawl_finds_nothing_to_do(media: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    crawl(media, embedder)
+    before = contents(media.parent / "index")
+    monkeypatch.setattr(crawling, "decode_stretch", None)  # nothing may be decoded
+    summary = crawl(media, embedder)
+    assert (summary.unchanged, summary.added) == (7, 0)
+    assert contents(media.parent / "index")[0] == before[0]
+
+
+def test_new_changed_renamed_copied_touched_and_deleted(
+    media: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    crawl(media, embedder)
+    make_clip(media / "new.mp4", 20)
+    make_clip(media / "sub0" / "clip0.mp4", 21)
+    (media / "elsewhere").mkdir()
+    (media / "sub1" / "clip1.mp4").rename(media / "elsewhere" / "renamed.mp4")
+    shutil.copy(media / "sub0" / "clip2.mp4", media / "copy.mp4")
+    os.utime(media / "sub1" / "clip3.mp4", ns=(1, 1))
+    (media / "sub0" / "clip4.mp4").unlink()
+    decoded = []
+    monkeypatch.setattr(
+        stretch, "open_media", lambda path, original=stretch.open_media: decoded.append(path) or original(path)
+    )
+    summary = crawl(media, embedder)
+    assert (summary.added, summary.changed, summary.moved, summary.copied, summary.deleted) == (1, 1, 1, 1, 1)
+    assert summary.unchanged == 4
+    assert sorted(Path(path).name for path in decoded) == ["clip0.mp4", "new.mp4"]
+    assert by_path(media)["sub1/clip3.mp4"].mtime_ns == 1
+    fresh = tmp_path / "fresh"
+    index([media], model=embedder, index_path=fresh, workers=0)
+    assert_same(media.parent / "index", fresh)
+    assert crawl(media, embedder).unchanged == 8
+
+
+def test_files_that_cannot_be_read(media: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    (media / "empty.mp4").touch()
+    (media / "text.mp4").write_text("this is no video " * 100)
+    (media / "folder.mp4").mkdir()
+    whole = (media / "sub0" / "clip0.mp4").read_bytes()
+    (media / "truncated.mp4").write_bytes(whole[: len(whole) // 3])
+    (media / "loop.mp4").symlink_to(media / "loop.mp4")
+    (media / "locked.mp4").write_bytes(whole)
+    (media / "locked.mp4").chmod(0)
+    summary = crawl(media, embedder)
+    rows = by_path(media)
+    assert len(rows) == summary.files == 13
+    refused = {Path(each.path).name: each.reason for each in summary.refused}
+    assert {"empty.mp4", "text.mp4", "folder.mp4", "loop.mp4"} <= refused.keys()
+    assert "empty" in refused["empty.mp4"]
+    assert "folder" in refused["folder.mp4"]
+    assert all(row.reason for row in rows.values() if row.status != "ok")
+    assert rows["truncated.mp4"].status in ("partial", "refused")
+    # What could not even be opened is tried again, what was read and is broken is not.
+    (media / "locked.mp4").chmod(0o644)
+    decoded = []
+    monkeypatch.setattr(crawling, "decode_stretch", lambda job: decoded.append(job.path) or stretch.decode_stretch(job))
+    crawl(media, embedder)
+    assert by_path(media)["locked.mp4"].status == "ok"
+    assert {"text.mp4", "truncated.mp4"} & {Path(path).name for path in decoded} == set()
+
+
+def test_one_modality_files(tmp_path: Path, embedder: Embedder) -> None:
+    media = tmp_path / "media"
+    make_clip(media / "mute.mp4", 1, sound=False)
+    make_clip(media / "blind.mp4", 2, picture=False)
+    make_clip(media / "tiny.mp4", 3, seconds=0.2)
+    summary = crawl(media, embedder)
+    assert (summary.counts["picture_only"], summary.counts["sound_only"], summary.counts["ok"]) == (1, 1, 1)
+    found = Index(tmp_path / "index")
+    assert {hit.matched for hit in found.search(sound=media / "tiny.mp4", within="sound")} == {"sound"}
+    names = {Path(hit.path).name for hit in found.search(picture=media / "mute.mp4", within="picture")}
+    assert "blind.mp4" not in names
+    library = found.library()
+    assert library.has_audio.sum() == library.count[[0, 2]].sum()
+
+
+def test_an_empty_folder_and_folders_that_are_not_there(tmp_path: Path, media: Path, embedder: Embedder) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert index([empty], model=embedder, index_path=tmp_path / "one", workers=0).files == 0
+    assert Index(tmp_path / "one").search(sound=media / "sound.wav") == []
+    crawl(media, embedder)
+    with pytest.raises(IndexStateError, match="does not exist"):
+        index([tmp_path / "gone"], model=embedder, index_path=media.parent / "index")
+    with pytest.raises(IndexStateError, match="not a folder"):
+        index([media / "sound.wav"], model=embedder, index_path=media.parent / "index")
+    with pytest.raises(IndexStateError, match="name one"):
+        index([], model=embedder, index_path=media.parent / "index")
+    with pytest.raises(IndexStateError, match="--model"):
+        index([empty], index_path=tmp_path / "two")
+    assert len(by_path(media)) == 7
+
+
+def test_other_libraries_stay(tmp_path: Path, media: Path, embedder: Embedder) -> None:
+    crawl(media, embedder)
+    other = tmp_path / "other"
+    make_clip(other / "a.mp4", 30)
+    summary = index([other], index_path=tmp_path / "index", model=embedder, workers=0)
+    assert (summary.files, summary.deleted) == (1, 0)
+    assert len(by_path(media)) == 8
+    assert Index(tmp_path / "index").facts.libraries == tuple(sorted(map(str, (media.resolve(), other.resolve()))))
+
+
+def test_long_files_are_decoded_in_stretches(
+    media: Path, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crawl(media, embedder)
+    whole = Embedder.plan
+    monkeypatch.setattr(Embedder, "plan", lambda self, **options: replace(whole(self, **options), span_seconds=0.8))
+    monkeypatch.setattr(stretch, "STRETCH_SECONDS", 1.6)
+    monkeypatch.setattr(crawling, "_WRITE_FILES", 1)
+    index([media], model=embedder, index_path=tmp_path / "cut", workers=0)
+    assert_same(media.parent / "index", tmp_path / "cut")
+
+
+def test_a_stretch_that_fails_makes_the_file_partial(
+    media: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Embedder.plan
+    monkeypatch.setattr(Embedder, "plan", lambda self, **options: replace(whole(self, **options), span_seconds=0.8))
+    monkeypatch.setattr(stretch, "STRETCH_SECONDS", 0.8)
+
+    def failing(job: stretch.StretchJob) -> stretch.Decoded:
+        if job.path.endswith("clip3.mp4") and job.stretch == 1:
+            raise RuntimeError("the decoder gave up")
+        return stretch.decode_stretch(job)
+
+    monkeypatch.setattr(crawling, "decode_stretch", failing)
+    summary = crawl(media, embedder)
+    assert summary.counts["partial"] == 1
+    row = by_path(media)["sub1/clip3.mp4"]
+    assert "the decoder gave up" in row.reason
+    assert 0 < row.num_moments < by_path(media)["sub0/clip4.mp4"].num_moments
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_believed(
+    media: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def writing(job: stretch.StretchJob) -> stretch.Decoded:
+        decoded = stretch.decode_stretch(job)
+        if job.path.endswith("clip0.mp4"):
+            os.utime(job.path, ns=(5, 5))
+        return decoded
+
+    monkeypatch.setattr(crawling, "decode_stretch", writing)
+    summary = crawl(media, embedder)
+    assert [Path(each.path).name for each in summary.refused] == ["clip0.mp4"]
+    monkeypatch.undo()
+    assert crawl(media, embedder).counts["refused"] == 0
+
+
+def test_workers_give_the_same(media: Path, embedder: Embedder, tmp_path: Path) -> None:
+    crawl(media, embedder)
+    notes: list[tuple[int, int | None]] = []
+    index(
+        [media],
+        model=embedder,
+        index_path=tmp_path / "workers",
+        workers=1,
+        progress=lambda done, total, note="": notes.append((done, total)),
+    )
+    assert_same(media.parent / "index", tmp_path / "workers")
+    assert notes == [(done, 7) for done in range(8)]
+
+
+# ---- kill -9
+
+_CRAWL = """
+import sys, time
+from lookhear.search import crawl, index
+crawl._WRITE_FILES = 1
+for name in ("add_moments", "put_files", "delete_files", "delete_moments", "compact"):
+    def slow(self, *arguments, original=getattr(index._Tables, name)):
+        time.sleep(0.05)
+        original(self, *arguments)
+        time.sleep(0.05)
+    setattr(index._Tables, name, slow)
+print("ready", flush=True)
+crawl.index([sys.argv[1]], model=sys.argv[2], index_path=sys.argv[3], workers=0)
+print("done", flush=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_any_moment(kills: int, media: Path, tmp_path: Path) -> None:
+    """First on a new index, then on one to which files are added and from which they go."""
+    model = save_tiny(tmp_path / "model.safetensors")
+    target = tmp_path / "killed"
+    rng = random.Random(kills)
+    for number in range(kills):
+        process = subprocess.Popen(
+            [sys.executable, "-c", _CRAWL, str(media), str(model), str(target)], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(rng.uniform(0.1, 1.6))
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        if (target / "index.json").exists():  # nothing that is there is half there
+            found = Index(target)
+            library = found.library()
+            have = {file.file_id: int(count) for file, count in zip(library.files, library.count, strict=True)}
+            assert all(have[row.file_id] == row.num_moments for row in found.files() if row.num_moments)
+        if number % 2:
+            make_clip(media / f"new{number}.mp4", 60 + number)
+            min(media.rglob("clip*.mp4"), default=media / "new1.mp4").unlink(missing_ok=True)
+            make_clip(media / "changing.mp4", 90 + number)
+    index([media], model=model, index_path=target, workers=0)
+    index([media], model=model, index_path=tmp_path / "undisturbed", workers=0)
+    assert_same(target, tmp_path / "undisturbed")

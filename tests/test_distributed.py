@@ -1,0 +1,176 @@
+"""Two processes of half a batch against one of a whole batch.
+
+If these fail, the same recipe learns something else on two devices than on one.
+"""
+
+import dataclasses
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fake_store import FakeStore, small_run
+from lookhear import distributed
+from lookhear.data.batch import Batch
+from lookhear.errors import UserError
+from lookhear.models.cavmae_sync import CAVMAESync
+from lookhear.objectives import CAVMAEObjectiveConfig
+from lookhear.objectives.draws import Draws
+from lookhear.objectives.step import Step
+from lookhear.training.journal import read_records
+from lookhear.training.loop import train
+from lookhear.training.resume import newest_checkpoint
+
+OBJECTIVE = CAVMAEObjectiveConfig(contrastive_weight=1.0, direction="both", learn_temperature=True)
+LOCAL = dataclasses.replace(OBJECTIVE, negatives="local")
+
+
+class Pair(nn.Module):
+    """Model and objective as the loop wraps them."""
+
+    def __init__(self, config: CAVMAEObjectiveConfig) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = CAVMAESync(small_run().model)
+        self.objective = config.build(self.model)
+
+    def forward(self, batch: Batch) -> Step:
+        step: Step = self.objective(self.model, batch, Draws(seed=3, epoch=1))
+        return step
+
+
+def whole_batch() -> Batch:
+    """Four clips of two windows that overlap in clip 1 alone."""
+    generator = torch.Generator().manual_seed(0)
+    start = torch.tensor([[0.0, 1.0], [0.0, 0.1], [0.5, 3.0], [0.0, 0.4]], dtype=torch.float64)
+    return Batch(
+        clip_ids=("a", "b", "c", "d"),
+        index=torch.arange(4),
+        start_seconds=start,
+        audio=torch.randn(4, 2, 32, 32, generator=generator),
+        frames=torch.randn(4, 2, 3, 16, 24, generator=generator),
+    )
+
+
+def rows_of(batch: Batch, rows: slice) -> Batch:
+    tensors = {name: getattr(batch, name)[rows] for name in ("index", "start_seconds", "audio", "frames")}
+    return dataclasses.replace(batch, clip_ids=batch.clip_ids[rows], **tensors)
+
+
+def loss_and_gradients(config: CAVMAEObjectiveConfig, batch: Batch) -> dict[str, torch.Tensor]:
+    pair = Pair(config)
+    wrapped = distributed.wrap(pair)  # it must live until the backward pass, whose hooks are its own
+    step = wrapped(batch)
+    step.loss.backward()
+    found = {name: p.grad for name, p in pair.named_parameters() if p.grad is not None}
+    return found | {"loss": distributed.average(step.loss)}
+
+
+def worker(rank: int, port: int, folder: Path) -> None:
+    """One of two processes: writes what it found to `folder`."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    found: dict[str, Any] = {}
+    with distributed.process_group(torch.device("cpu")):
+        assert (distributed.rank(), distributed.world_size(), distributed.local_rank()) == (rank, 2, rank)
+        assert distributed.any_rank(rank == 1, torch.device("cpu"))
+        assert not distributed.any_rank(False, torch.device("cpu"))
+        own = torch.tensor([[rank + 1.0]], requires_grad=True)
+        gathered = distributed.all_gather(own)
+        (gathered * torch.tensor([[1.0], [10.0]]) * (rank + 1)).sum().backward()
+        found["gathered"], found["gradient"] = gathered.detach(), own.grad
+        found["average"] = distributed.average(torch.tensor(float(rank)))
+        half = rows_of(whole_batch(), slice(2 * rank, 2 * rank + 2))
+        found["all"] = loss_and_gradients(OBJECTIVE, half)
+        found["local"] = loss_and_gradients(LOCAL, half)
+        train(small_run(), FakeStore(), folder / "run")  # type: ignore[arg-type]
+        try:
+            data = dataclasses.replace(small_run().data, batch_size=3)
+            train(small_run(data=data), FakeStore(), folder / "odd")  # type: ignore[arg-type]
+        except UserError as error:
+            found["odd"] = str(error)
+    torch.save(found, folder / f"{rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which two processes did their part."""
+    folder = tmp_path_factory.mktemp("two")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(worker, args=(port, folder), nprocs=2)
+    return folder
+
+
+def found_by(folder: Path, rank: int) -> dict[str, Any]:
+    found: dict[str, Any] = torch.load(folder / f"{rank}.pt")
+    return found
+
+
+def test_gathering_brings_the_gradient_back(two: Path) -> None:
+    for rank in (0, 1):
+        found = found_by(two, rank)
+        assert found["gathered"].tolist() == [[1.0], [2.0]]
+        # row r is weighted 1 or 10; rank 0 counts it once and rank 1 twice
+        assert found["gradient"].tolist() == [[3.0 * 10**rank]]
+        assert found["average"] == 0.5
+
+
+def test_two_halves_equal_one_whole(two: Path) -> None:
+    whole = loss_and_gradients(OBJECTIVE, whole_batch())
+    for rank in (0, 1):
+        found = found_by(two, rank)["all"]
+        assert found.keys() == whole.keys()
+        for name, wanted in whole.items():
+            torch.testing.assert_close(found[name], wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_local_negatives_are_those_of_the_rank(two: Path) -> None:
+    halves = [loss_and_gradients(LOCAL, rows_of(whole_batch(), rows)) for rows in (slice(0, 2), slice(2, 4))]
+    found = found_by(two, 0)["local"]
+    for name, value in found.items():
+        torch.testing.assert_close(value, (halves[0][name] + halves[1][name]) / 2, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(found["loss"], found_by(two, 0)["all"]["loss"])
+
+
+def test_a_run_on_two_processes_is_the_run_on_one(two: Path, tmp_path: Path) -> None:
+    train(small_run(), FakeStore(), tmp_path / "run")  # type: ignore[arg-type]
+    one, pair = (read_records(folder / "run" / "journal.jsonl") for folder in (tmp_path, two))
+    assert [record["step"] for record in pair] == [record["step"] for record in one]
+    assert pair[0]["loss"] == pytest.approx(one[0]["loss"], abs=1e-5)
+    assert pair[0]["gradient_norm"] == pytest.approx(one[0]["gradient_norm"], rel=1e-5)
+    # rounding grows with every step of the optimiser
+    assert [record["loss"] for record in pair] == pytest.approx([record["loss"] for record in one], abs=5e-3)
+    newest = newest_checkpoint(two / "run")
+    assert newest is not None
+    assert newest.name == "step-12"
+
+
+def test_a_batch_that_cannot_be_shared_is_refused_by_every_rank(two: Path) -> None:
+    assert all("2 processes cannot share evenly" in found_by(two, rank)["odd"] for rank in (0, 1))
+
+
+def test_alone_everything_gives_back_what_it_got() -> None:
+    tensor = torch.ones(2, 3, requires_grad=True)
+    assert distributed.all_gather(tensor) is tensor
+    assert distributed.own_rows(2) == slice(0, 2)
+    assert not distributed.average(tensor).requires_grad
+    module = nn.Linear(1, 1)
+    assert distributed.wrap(module) is module
+    distributed.barrier()
+    with distributed.process_group(torch.device("cpu")):
+        assert (distributed.rank(), distributed.world_size()) == (0, 1)
+
+
+def test_a_launcher_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(UserError, match="torchrun"), distributed.process_group(torch.device("cpu")):
+        pass

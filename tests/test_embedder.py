@@ -1,0 +1,197 @@
+"""If these fail, embeddings lie at wrong times, invent a modality that is not there, or depend on batching."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lookhear.data.windows import WindowPlan
+from lookhear.embedder import Embedder, load
+from lookhear.errors import CheckpointError, ConfigError, MediaError
+from lookhear.media.clip import Clip
+from lookhear.media.decode import open_media, read_clip
+from lookhear.media.encode import write_sound
+from tiny_embedder import (
+    PREPROCESS,
+    RATE,
+    WINDOW_SECONDS,
+    in_memory_embedder,
+    make_clip,
+    save_tiny,
+    slides,
+    tiny_embedder,
+    tiny_model,
+    tune,
+)
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Embedder:
+    return in_memory_embedder()
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clip(tmp_path_factory.mktemp("media") / "clip.mp4", 1, seconds=3.0)
+
+
+def test_windows_cover_the_file_at_half_a_window(embedder: Embedder, video: Path) -> None:
+    found = embedder.embed(video)
+    assert found.audio is not None
+    assert found.visual is not None
+    assert np.allclose(np.diff(found.start_seconds)[:-1], WINDOW_SECONDS / 2)
+    with open_media(video) as media:
+        assert found.start_seconds[0] == pytest.approx(media.info.start_seconds)
+        assert found.end_seconds[-1] == pytest.approx(media.info.end_seconds)
+    assert found.audio.dtype == found.visual.dtype == np.float32
+    assert np.allclose(np.linalg.norm(found.audio, axis=1), 1, atol=1e-5)
+    assert np.allclose(np.linalg.norm(found.visual, axis=1), 1, atol=1e-5)
+    assert found.has_audio.all()
+    assert found.has_visual.all()
+
+
+def test_a_window_is_embedded_as_if_it_were_alone(video: Path) -> None:
+    """Batches, spans and the shape of the decoding are of no account: the slow form takes one window after another."""
+    embedder = in_memory_embedder(batch_size=3)
+    found = embedder.embed(video)
+    with open_media(video) as media:
+        for span in (0.5, 1.0, 100.0):
+            plan = embedder.plan(span_seconds=span)
+            spans = plan.spans(media.info)
+            rows = [embedder.embed_windows(windows) for _, windows in plan.read(media, spans)]
+            assert np.allclose(np.concatenate([row.audio for row in rows]), found.audio, atol=1e-4)
+            assert np.allclose(np.concatenate([row.visual for row in rows]), found.visual, atol=1e-4)
+        assert len(WindowPlan(preprocess=PREPROCESS, hop_seconds=0.24, span_seconds=0.1).spans(media.info)) == len(
+            found
+        )
+    alone = [
+        embedder.embed(video, start_seconds=start, end_seconds=start + WINDOW_SECONDS) for start in found.start_seconds
+    ]
+    assert [len(one) for one in alone] == [1] * len(found)
+    assert np.allclose(np.concatenate([one.audio for one in alone]), found.audio, atol=1e-4)
+
+
+def test_a_part_of_a_file(embedder: Embedder, video: Path) -> None:
+    found = embedder.embed(video, start_seconds=1.0, end_seconds=2.0, hop_seconds=0.1)
+    assert found.start_seconds[0] == pytest.approx(1.0)
+    assert found.end_seconds[-1] == pytest.approx(2.0)
+    with pytest.raises(MediaError, match="nothing in the part"):
+        embedder.embed(video, start_seconds=60.0)
+
+
+def test_requests_hold_every_window_whole(embedder: Embedder, video: Path) -> None:
+    with open_media(video) as media:
+        requests = embedder.requests(media.info, span_seconds=1.0)
+        starts = embedder.embed(video).start_seconds
+        end = media.info.end_seconds
+    assert len(requests) > 2
+    for start in starts:
+        stop = min(start + WINDOW_SECONDS, end)
+        assert any(each.start_seconds <= start and stop <= each.end_seconds for each in requests)
+    assert [each.start_seconds for each in requests] == sorted(each.start_seconds for each in requests)
+
+
+def test_a_file_shorter_than_a_window_is_one_window(embedder: Embedder, tmp_path: Path) -> None:
+    found = embedder.embed(make_clip(tmp_path / "short.mp4", 2, seconds=0.2))
+    assert len(found) == 1
+    assert found.end_seconds[0] < WINDOW_SECONDS
+    assert found.has_audio.all()
+    assert found.has_visual.all()
+
+
+def test_one_modality(embedder: Embedder, tmp_path: Path) -> None:
+    silent = embedder.embed(make_clip(tmp_path / "silent.mp4", 3, sound=False))
+    assert silent.audio is None
+    assert not silent.has_audio.any()
+    assert silent.has_visual.all()
+    write_sound(tmp_path / "sound.wav", tune(3, 1.0), RATE)
+    sound = embedder.embed(tmp_path / "sound.wav")
+    assert sound.visual is None
+    assert sound.has_audio.all()
+    with pytest.raises(MediaError, match="no sound"):
+        embedder.embed_sound(tmp_path / "silent.mp4")
+    with pytest.raises(MediaError, match="no picture"):
+        embedder.embed_picture(tmp_path / "sound.wav")
+
+
+def test_a_modality_that_ends_early_is_missing_from_there(embedder: Embedder) -> None:
+    sound = tune(4, 2.0)
+    clip = Clip(
+        start_seconds=10.0,
+        end_seconds=14.0,
+        frames=np.ascontiguousarray(slides(4, 4.0).transpose(0, 3, 1, 2)),
+        frame_seconds=10.0 + np.arange(40) / 10,
+        waveform=np.concatenate([sound, np.zeros(2 * RATE, np.float32)]),
+        silent_spans=((12.0, 14.0),),
+    )
+    found = embedder.embed(clip)
+    assert (found.has_audio == (found.start_seconds < 12.0 - 0.01)).all()
+    assert found.has_visual.all()
+    assert found.audio is not None
+    assert np.isnan(found.audio[~found.has_audio]).all()
+    few = replace(clip, frames=clip.frames[:5], frame_seconds=clip.frame_seconds[:5])  # type: ignore[index]
+    found = embedder.embed(few)
+    assert found.has_visual[0]
+    assert not found.has_visual[-1]
+
+
+def test_sound_of_a_file_and_of_a_waveform(embedder: Embedder, tmp_path: Path) -> None:
+    waveform = tune(5, 1.5)
+    write_sound(tmp_path / "a.wav", waveform, RATE)
+    ours, file = embedder.embed_sound((waveform, RATE)), embedder.embed_sound(tmp_path / "a.wav")
+    assert np.allclose(ours.audio, file.audio, atol=2e-2)
+    assert ours.visual is None
+    with pytest.raises(MediaError, match="8000 Hz"):
+        embedder.embed_sound((waveform, 8000))
+
+
+def test_picture_of_a_file_and_of_an_array(embedder: Embedder, video: Path) -> None:
+    frame = read_clip(video, frame_seconds=[0.0]).frames[0]  # type: ignore[index]
+    vector = embedder.embed_picture(frame)
+    assert vector.shape == (32,)
+    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
+    assert np.allclose(vector, embedder.embed_picture(video), atol=1e-5)
+
+
+def test_tokens_are_those_behind_the_embedding(embedder: Embedder, video: Path) -> None:
+    clip = read_clip(video, frames_per_second=10.0)
+    output = embedder.tokens(clip, 0.5)
+    found = embedder.embed_clip(clip, [0.5])
+    assert output.audio is not None
+    assert output.visual is not None
+    assert np.allclose(output.audio.embedding[0, 0].numpy(), found.audio[0], atol=1e-5)  # type: ignore[index]
+    assert output.visual.tokens.shape[:2] == (1, 1)
+    mute = embedder.tokens(replace(clip, waveform=None), 0.5)
+    assert mute.audio is None
+    with pytest.raises(MediaError, match="neither"):
+        embedder.tokens(replace(clip, waveform=None, frames=None, frame_seconds=np.zeros(0)), 0.5)
+
+
+def test_bfloat16_is_close(video: Path) -> None:
+    exact, half = in_memory_embedder().embed(video), in_memory_embedder(dtype="bfloat16").embed(video)
+    assert half.audio is not None
+    assert half.audio.dtype == np.float32
+    assert ((half.audio * exact.audio).sum(axis=1) > 0.999).all()
+
+
+def test_load_takes_a_file_a_checkpoint_or_a_run(tmp_path: Path) -> None:
+    old = save_tiny(tmp_path / "run/checkpoints/step-9/model.safetensors", 1)
+    new = save_tiny(tmp_path / "run/checkpoints/step-10/model.safetensors", 2)
+    (tmp_path / "run/checkpoints/step-11").mkdir()  # killed before it was written
+    assert load(tmp_path / "run").path == new
+    assert load(old.parent).path == old
+    first, second = load(old), load(tmp_path / "run")
+    assert first.fingerprint != second.fingerprint
+    assert first.window_seconds == pytest.approx(WINDOW_SECONDS)
+    assert first.embedding_width == tiny_model().config.width
+    assert load(save_tiny(tmp_path / "again.safetensors", 1)).fingerprint == first.fingerprint
+
+
+def test_what_cannot_be_loaded(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="no checkpoint yet"):
+        load(tmp_path)
+    with pytest.raises(ConfigError, match="no device"):
+        load(tiny_embedder(tmp_path).path, device="quantum")  # type: ignore[arg-type]

@@ -1,0 +1,80 @@
+"""Schedules and parameter groups. If these fail, a published recipe is not what runs."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lookhear.errors import ConfigError
+from lookhear.training.optim import OptimConfig, build_optimizer, clip_gradients, learning_rate
+
+
+def rates(config: OptimConfig, total_steps: int, steps_per_epoch: int = 1) -> list[float]:
+    return [
+        learning_rate(config, step=step, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+        for step in range(total_steps)
+    ]
+
+
+def test_the_published_step_schedule() -> None:
+    """Epochs 1-10 at full rate, 11-15 at half, 16-20 at a quarter, 21-25 at an eighth (the published logs)."""
+    found = rates(OptimConfig(learning_rate=1.0, schedule="step"), 50, steps_per_epoch=2)
+    assert found == [1.0] * 20 + [0.5] * 10 + [0.25] * 10 + [0.125] * 10
+
+
+def test_warmup_and_cosine() -> None:
+    config = OptimConfig(learning_rate=2.0, schedule="cosine", warmup_share=0.1, final_share=0.1)
+    found = rates(config, 100)
+    assert found[:10] == pytest.approx([0.2 * step for step in range(1, 11)])
+    assert found[10] == pytest.approx(2.0)
+    assert found[55] == pytest.approx(2.0 * (0.1 + 0.9 * 0.5))
+    assert found[99] == pytest.approx(2.0 * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * 89 / 90))))
+    assert rates(OptimConfig(learning_rate=3.0, schedule="constant"), 3) == [3.0] * 3
+    assert rates(OptimConfig(learning_rate=1.0, warmup_share=0.9), 1) == [1.0]
+
+
+def test_what_decays() -> None:
+    """Matrices decay; norms, biases, tokens and scalars do not, unless the published way is asked for."""
+
+    class Part(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 2)
+            self.norm = nn.LayerNorm(2)
+            self.token = nn.Parameter(torch.zeros(1, 1, 3))
+            self.scale = nn.Parameter(torch.tensor(1.0))
+            self.table = nn.Parameter(torch.zeros(4, 3), requires_grad=False)
+
+    groups = build_optimizer(OptimConfig(weight_decay=0.1), [Part()]).param_groups
+    assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(1, 0.1), (5, 0.0)]
+    groups = build_optimizer(OptimConfig(weight_decay=0.1, decay_vectors=True), [Part()]).param_groups
+    assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(6, 0.1)]
+
+
+def test_adam_couples_decay_and_adamw_does_not() -> None:
+    for name, wanted in (("adam", 1.0 - 0.1), ("adamw", 1.0 - 0.1 * 0.5)):
+        weight = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(weight.weight)
+        config = OptimConfig(name=name, learning_rate=0.1, weight_decay=0.5, decay_vectors=True)  # type: ignore[arg-type]
+        optimizer = build_optimizer(config, [weight])
+        (weight.weight * 0.0).sum().backward()
+        optimizer.step()
+        assert weight.weight.item() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_clipping_gives_the_norm_before() -> None:
+    part = nn.Linear(2, 1, bias=False)
+    part.weight.grad = torch.tensor([[3.0, 4.0]])
+    assert float(clip_gradients([part], 1.0)) == pytest.approx(5.0)
+    assert part.weight.grad.norm() == pytest.approx(1.0, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"learning_rate": -1.0}, {"warmup_share": 1.0}, {"betas": (0.9, 1.0)}, {"step_every": 0}, {"clip_norm": 0.0}],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_impossible_settings_are_refused(wrong: dict) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        OptimConfig(**wrong)
