@@ -311,15 +311,17 @@ def make_truncated(source: Path, path: Path, *, keep: float = 0.6) -> Path:
     return path
 
 
-def make_damaged_packets(source: Path, path: Path, *, kind: str, from_seconds: float, to_seconds: float) -> Path:
-    """A copy in which the packets of one kind ("video", "audio") that start in the range are noise."""
+def make_damaged_packets(
+    source: Path, path: Path, *, kind: str, from_seconds: float, to_seconds: float, intact: float = 0.3
+) -> Path:
+    """A copy in which the packets of one kind ("video", "audio") that start in the range end in noise."""
     data = bytearray(source.read_bytes())
     rng = random.Random(0)
     with av.open(str(source)) as container:
         for packet in container.demux(**{kind: 0}):
             if packet.pts is not None and from_seconds <= packet.pts * packet.time_base < to_seconds:
-                # the length in front of a H.264 unit stays, so that only this packet suffers
-                data[packet.pos + 4 : packet.pos + packet.size] = rng.randbytes(packet.size - 4)
+                first = packet.pos + int(packet.size * intact)
+                data[first : packet.pos + packet.size] = rng.randbytes(packet.pos + packet.size - first)
     path.write_bytes(bytes(data))
     return path
 

@@ -24,9 +24,10 @@ MAY_IMPORT = {
     "data": {"media"},
     "models": set(),
     "distributed": set(),
+    "device": {"distributed"},
     "objectives": {"models", "data", "distributed"},
-    "training": {"objectives", "models", "data", "distributed"},
-    "embedder": {"models", "data", "media"},
+    "training": {"objectives", "models", "data", "distributed", "device"},
+    "embedder": {"models", "data", "media", "device"},
     "tasks": {"embedder", "models", "data", "media", "distributed"},
     "recipes": {"training", "tasks", "objectives", "models", "data", "media", "embedder"},
     "search": {"embedder", "tasks", "data", "media"},
@@ -45,7 +46,7 @@ DOORS = {
     "matplotlib": {"report.py"},
 }
 # These rooms run on a training machine that has torch, numpy and safetensors and nothing else.
-LEAN_ROOMS = ("models", "objectives", "training", "distributed.py")
+LEAN_ROOMS = ("models", "objectives", "training", "distributed.py", "device.py")
 LEAN = {"torch", "numpy", "safetensors"}
 
 MAX_FILE_LINES = 520

@@ -59,6 +59,26 @@ def test_override_refuses_with_a_reason(assignment: str, said: str) -> None:
     assert str(caught.value) == said
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    width: int = 192
+    heads: int = 3
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ConfigError(f"width {self.width} is not a multiple of heads {self.heads}")
+
+
+def test_settings_that_must_fit_together_change_together() -> None:
+    assert override(Pair(), ["width=128", "heads=2"]) == Pair(width=128, heads=2)
+    with pytest.raises(ConfigError, match="width 128 is not a multiple of heads 3"):
+        override(Pair(), ["width=128"])
+
+
+def test_the_later_of_two_assignments_counts() -> None:
+    assert override(Settings(name="x"), ["train.lr=1", "steps=3", "train.lr=2"]).train.lr == 2.0
+
+
 def test_override_names_every_mistake() -> None:
     with pytest.raises(ConfigError, match=r"zzz.*steps"):
         override(Settings(name="x"), ["zzz=1", "steps=no"])

@@ -16,10 +16,10 @@ from torch import nn
 from fake_store import FakeStore, small_run
 from lookhear import distributed
 from lookhear.data.batch import Batch
+from lookhear.data.draws import Draws
 from lookhear.errors import UserError
 from lookhear.models.cavmae_sync import CAVMAESync
 from lookhear.objectives import CAVMAEObjectiveConfig
-from lookhear.objectives.draws import Draws
 from lookhear.objectives.step import Step
 from lookhear.training.journal import read_records
 from lookhear.training.loop import train

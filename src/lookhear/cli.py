@@ -6,7 +6,7 @@ imported before a verb runs.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,14 +19,13 @@ from lookhear.console import out, print_record, print_rows, say, show_progress
 from lookhear.errors import UserError
 
 Set = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="NAME=VALUE"), tyro.conf.UseAppendAction]
-Positional = tyro.conf.Positional
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scenes:
     """Make small real video files whose sound and picture have one cause, with the truth beside them."""
 
-    folder: Positional[Path]
+    folder: tyro.conf.Positional[Path]
     """Where to write them; truth.jsonl lies beside."""
     count: int = 96
     """How many files."""
@@ -58,12 +57,14 @@ class Scenes:
 class Prepare:
     """Turn a folder of media into a manifest (a line for every file found) and a store to train from."""
 
-    source: Positional[Path]
+    source: tyro.conf.Positional[Path]
     """A folder; links are not followed out of it."""
     store: Path = Path("store")
     """Where the store is made. A run that was stopped goes on where it was."""
     workers: int = 2
     """How many decoding processes."""
+    labels: Path | None = None
+    """A CSV file with the columns path, label, split (the last two may be missing), paths relative to the source."""
     shard: str = "0/1"
     """i/n: do only the i-th of n parts (0 <= i < n), on a machine of its own; the last one to finish joins them."""
     executor: Literal["processes", "ray"] = "processes"
@@ -75,6 +76,7 @@ class Prepare:
 
     def run(self) -> None:
         """Prepares the store and prints how many files ended in which status."""
+        from lookhear.data.lists import read_labels
         from lookhear.data.prepare import PrepareConfig, prepare
 
         config = override(PrepareConfig(), self.settings)
@@ -85,6 +87,7 @@ class Prepare:
                 config=config,
                 workers=self.workers,
                 shard=_shard(self.shard),
+                labels=read_labels(self.labels) if self.labels else None,
                 executor=self.executor,
                 progress=progress,
             )
@@ -97,7 +100,7 @@ class Prepare:
 class Pretrain:
     """Learn from a store, without labels. On a run folder that exists, go on where it stopped."""
 
-    recipe: Positional[str]
+    recipe: tyro.conf.Positional[str]
     """The name of a recipe: tiny, grid, ..."""
     store: Path = Path("store")
     """What `lookhear prepare` made."""
@@ -215,7 +218,7 @@ class Evaluate:
 class IndexFolders:
     """Make or update a search index of folders. Only new and changed files are read."""
 
-    folders: Positional[tuple[Path, ...]]
+    folders: tyro.conf.Positional[tuple[Path, ...]]
     """One folder or several."""
     model: Path | None = None
     """A checkpoint or a run folder. An index remembers its model."""
@@ -303,7 +306,7 @@ class Status:
 class Localize:
     """Show where in the picture the sound comes from, as a heat map over the frame."""
 
-    media: Positional[Path]
+    media: tyro.conf.Positional[Path]
     """A video file with sound."""
     model: Path
     """A checkpoint or a run folder."""
@@ -314,7 +317,7 @@ class Localize:
 
     def run(self) -> None:
         """Writes the picture and prints its path and the place of the maximum."""
-        from lookhear.demo import localize
+        from lookhear.tasks.localization import localize
 
         place = localize(self.media, model=self.model, at_seconds=self.at, out=self.out)
         print_rows([(self.out, f"{place.x:.3f}", f"{place.y:.3f}")])
@@ -386,12 +389,17 @@ class Demo:
 
         settings = override(DemoSettings(), self.settings)
         report = demo(
-            self.out, media=self.media, workers=self.workers, settings=settings, say=say, progress=show_progress
+            self.out,
+            media=self.media,
+            workers=self.workers,
+            settings=settings,
+            say=say,
+            show_progress=show_progress,
         )
         print_record(report, as_json=self.json)
 
 
-VERBS = {
+VERBS: dict[str, Callable[..., Any]] = {
     "scenes": Scenes,
     "prepare": Prepare,
     "pretrain": Pretrain,

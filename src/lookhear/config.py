@@ -55,18 +55,24 @@ def override(config: T, assignments: Iterable[str]) -> T:
     checked against the type of the field. Raises ConfigError naming every assignment that is wrong, not only the
     first.
     """
-    problems = []
+    problems: list[str] = []
+    changes: dict[str, Any] = {}
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
-        try:
-            if not equals:
-                raise ConfigError(f"'{assignment}' is not of the form name=value")
-            config = _assign(config, path.strip().split("."), text.strip(), prefix="")
-        except ConfigError as error:
-            problems.append(str(error))
+        if not equals:
+            problems.append(f"'{assignment}' is not of the form name=value")
+            continue
+        *parents, name = path.strip().split(".")
+        branch = changes
+        for parent in parents:
+            inner = branch.get(parent)
+            branch[parent] = inner if isinstance(inner, dict) else {}
+            branch = branch[parent]
+        branch[name] = text.strip()
+    changed = _apply(config, changes, "", problems)
     if problems:
         raise ConfigError("; ".join(problems))
-    return config
+    return changed
 
 
 def difference(old: Any, new: Any, *, names: tuple[str, str] = ("saved", "asked")) -> list[str]:
@@ -104,29 +110,47 @@ def _leaves(data: Any, path: str = "") -> dict[str, Any]:
     return {path: data}
 
 
-def _assign(config: T, path: list[str], text: str, *, prefix: str) -> T:
-    name, rest = path[0], path[1:]
+def _apply(config: T, changes: Mapping[str, Any], prefix: str, problems: list[str]) -> T:
+    """`config` with all changes made at once, so that settings that must fit together may change together."""
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
-        raise ConfigError(f"'{prefix.rstrip('.')}' has no settings of its own")
-    fields = {field.name for field in dataclasses.fields(config)}
-    if name not in fields:
-        raise ConfigError(_unknown(prefix + name, name, fields))
-    if rest:
-        value = _assign(getattr(config, name), rest, text, prefix=f"{prefix}{name}.")
-    else:
-        hint = typing.get_type_hints(type(config))[name]
+        problems.append(f"'{prefix.rstrip('.')}' has no settings of its own")
+        return config
+    known = {field.name for field in dataclasses.fields(config)}
+    hints = typing.get_type_hints(type(config))
+    values = {}
+    for name, change in changes.items():
+        where = prefix + name
         try:
-            parsed = json.loads(text)
-        except ValueError:
-            parsed = text
-        try:
-            value = _convert(hint, parsed, prefix + name)
+            if name not in known:
+                raise ConfigError(_unknown(where, name, known))
+            if isinstance(change, dict):
+                values[name] = _apply(getattr(config, name), change, f"{where}.", problems)
+            else:
+                values[name] = _parse(hints[name], change, where)
         except ConfigError as error:
-            try:
-                value = _convert(hint, text, prefix + name)  # a string that is also JSON, such as a name of digits
-            except ConfigError:
-                raise error from None
-    return dataclasses.replace(config, **{name: value})  # type: ignore[type-var]
+            problems.append(str(error))
+    if problems:
+        return config
+    try:
+        return dataclasses.replace(config, **values)
+    except ConfigError as error:  # the config's own cross-checks
+        problems.append(str(error))
+        return config
+
+
+def _parse(hint: Any, text: str, where: str) -> Any:
+    """`text` as JSON if that fits the type, otherwise as it stands (a string may look like a number)."""
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        return _convert(hint, text, where)
+    try:
+        return _convert(hint, parsed, where)
+    except ConfigError as error:
+        try:
+            return _convert(hint, text, where)
+        except ConfigError:
+            raise error from None
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

@@ -267,7 +267,7 @@ def _ask(model: "Embedder", held_out: Any, library: Library, out: Path) -> list[
     folder = out / "queries"
     folder.mkdir(parents=True, exist_ok=True)
     sources = _query_sources(held_out, library)
-    questions = []
+    questions: list[Question] = []
     for form, (path, at_seconds) in zip(("sound", "picture", "clip", "sound"), sources, strict=False):
         start = max(at_seconds - 1.0, 0.0)
         across = len(questions) == 3
@@ -300,7 +300,7 @@ def _say_answers(questions: Sequence[Question], say: Callable[[str], None]) -> N
         say(f"  {question.asked} (cut from {question.source} at {question.at_seconds:.1f} s)")
         say(f"  $ {question.command}")
         for hit in question.hits[:3]:
-            say(f"    {hit.path}  {hit.start_seconds:.1f}-{hit.end_seconds:.1f} s  score {hit.score:.2f}")
+            say(f"    {Path(hit.path).name}  {hit.start_seconds:.1f}-{hit.end_seconds:.1f} s  score {hit.score:.2f}")
 
 
 def _query_sources(held_out: Any, library: Library) -> list[tuple[Path, float]]:
@@ -429,7 +429,7 @@ def _answer(question: Question) -> "Figure":
 
     pictures, titles = [], []
     for hit in question.hits[:5]:
-        shown = read_clip(hit.full_path, frame_seconds=(hit.peak_seconds,), short_side=120).frames
+        shown = read_clip(hit.path, frame_seconds=(hit.peak_seconds,), short_side=120).frames
         if shown is not None and len(shown):
             pictures.append(shown[0])
             titles.append(f"{Path(hit.path).name}\n{hit.peak_seconds:.1f} s, score {hit.score:.1f}")

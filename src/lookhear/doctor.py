@@ -113,7 +113,7 @@ def _versions() -> list[Finding]:
 def _compute() -> list[Finding]:
     import torch
 
-    from lookhear.training.loop import pick_device, pick_dtype
+    from lookhear.device import pick_device, pick_dtype
 
     device = pick_device("auto")
     dtype = pick_dtype("auto", device)
@@ -139,7 +139,7 @@ def _compute() -> list[Finding]:
 
 
 def _codecs() -> list[Finding]:
-    from lookhear.media.decode import missing_codecs
+    from lookhear.media.encode import missing_codecs
 
     missing = missing_codecs()
     return [

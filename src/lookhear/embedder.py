@@ -20,6 +20,7 @@ from lookhear.data.batch import Batch
 from lookhear.data.preprocess import Preprocess, PreprocessConfig
 from lookhear.data.sampling import window_starts
 from lookhear.data.windows import SPAN_SECONDS, WindowPlan, Windows, cut_windows
+from lookhear.device import Dtype, pick_device, pick_dtype
 from lookhear.errors import CheckpointError, ConfigError, MediaError
 from lookhear.media.clip import Clip, ClipRequest
 from lookhear.media.decode import open_media, read_picture
@@ -28,7 +29,6 @@ from lookhear.models.checkpoint import load_checkpoint
 from lookhear.models.tokens import Encoded, Output
 
 BATCH_SIZE = 32
-Dtype = Literal["auto", "bfloat16", "float32"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,8 +71,8 @@ class Embedder:
         dtype: Dtype = "auto",
         batch_size: int = BATCH_SIZE,
     ) -> None:
-        self.device = _pick_device(device)
-        self.dtype = _pick_dtype(dtype, self.device)
+        self.device = pick_device(device)
+        self.dtype = pick_dtype(dtype, self.device)
         self.model = model.to(self.device).eval()
         self.preprocess = preprocess
         self.config = config
@@ -343,29 +343,3 @@ def find_checkpoint(path: Path) -> Path:
     if not steps:
         raise CheckpointError(f"{path} holds no checkpoint yet; name a run that has saved one, or a model.safetensors")
     return max(steps)[1]
-
-
-def _pick_device(name: str) -> torch.device:
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"no device '{name}' here ({reason}); use auto, cpu, cuda, cuda:1 or mps") from None
-    return device
-
-
-def _pick_dtype(name: Dtype, device: torch.device) -> torch.dtype:
-    """Auto: bfloat16 where the hardware multiplies it, float32 elsewhere."""
-    if name != "auto":
-        return torch.bfloat16 if name == "bfloat16" else torch.float32
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # older torch cannot say: then it is not
-        fast = device.type == "cpu" and any(getattr(torch.cpu, check, bool)() for check in checks)
-    return torch.bfloat16 if fast else torch.float32

@@ -174,7 +174,8 @@ def _draw(draw: Any, *, width: float, height: float) -> bytes:
 def _figure(figure: Figure) -> str:
     data = base64.b64encode(figure.png).decode("ascii")
     caption = f"<figcaption>{html.escape(figure.caption)}</figcaption>" if figure.caption else ""
-    return f"<figure><img alt='{html.escape(figure.alt, quote=True)}' src='data:image/png;base64,{data}'>{caption}</figure>"
+    alt = html.escape(figure.alt, quote=True)
+    return f"<figure><img alt='{alt}' src='data:image/png;base64,{data}'>{caption}</figure>"
 
 
 def _table(table: Table) -> str:

@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lookhear.data.batch import Batch
+from lookhear.data.draws import Draws
 from lookhear.errors import ConfigError
 from lookhear.models.cavmae import CAVMAE, CAVMAEConfig
 from lookhear.models.published import PublishedChoices, load_published, to_published
 from lookhear.models.tokens import MaskConfig
 from lookhear.objectives import CAVMAEObjectiveConfig
-from lookhear.objectives.draws import Draws
 from lookhear.training.optim import OptimConfig, build_optimizer
 
 TINY = Path(__file__).parent.parent / "golden" / "tiny"

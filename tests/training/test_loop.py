@@ -22,7 +22,7 @@ from lookhear.data.sampling import epoch_order
 from lookhear.errors import ConfigError, StoreError, UserError
 from lookhear.models.checkpoint import load_checkpoint
 from lookhear.training.journal import read_records
-from lookhear.training.loop import TrainSummary, pick_dtype, train
+from lookhear.training.loop import TrainSummary, train
 from lookhear.training.resume import newest_checkpoint, read_run
 from lookhear.training.run import Run
 
@@ -250,8 +250,3 @@ def test_the_caller_keeps_its_random_numbers(tmp_path: Path) -> None:
     torch.manual_seed(11)
     learn(small_run(), tmp_path / "run", stop_after=1)
     assert torch.equal(torch.rand(3), wanted)
-
-
-def test_float32_is_the_precision_of_what_has_no_other() -> None:
-    assert pick_dtype("auto", torch.device("mps")) == torch.float32
-    assert pick_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16

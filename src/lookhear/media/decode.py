@@ -4,7 +4,6 @@ Frames are those shown at the asked times, sound lies where its timestamps say, 
 the file. What cannot be decoded is missing and said so; nothing stands in for it.
 """
 
-import stat
 from collections import deque
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -22,7 +21,7 @@ from lookhear.media.clip import Clip, ClipRequest
 from lookhear.media.color import picture_from_frame, resize_frames, short_side_size
 from lookhear.media.info import AudioInfo, MediaInfo, VideoInfo
 from lookhear.media.picture import IndexedPictureTrack, PictureTrack, SequentialPictureTrack
-from lookhear.media.scan import Scan, media_info, scan_packets
+from lookhear.media.scan import Scan, check_readable, media_info, scan_packets
 from lookhear.media.sound import Resampler, SoundTrack, Waveform
 from lookhear.media.still import still_image
 
@@ -45,7 +44,16 @@ _CONTAINERS = (
 )
 _SEEKABLE = {"mov", "matroska", "wav"}
 # what a damaged packet makes the decoder raise; some errno of FFmpeg surface as OSError
-_DAMAGE = (av.error.FFmpegError, OSError, ValueError, RuntimeError, MemoryError)
+_DAMAGE = (
+    av.error.FFmpegError,
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    MemoryError,
+    LookupError,
+    ArithmeticError,
+)
 # decoders that may be told before each packet whether an unreferenced frame is wanted
 _SKIPPING_CODECS = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp8"}
 _MAX_READ_ERRORS = 50
@@ -69,7 +77,7 @@ class MediaFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        _check_readable(path)
+        check_readable(path)
         with _open_container(path) as container:
             self._scan = _scan(container)
         if self._scan.video is None and self._scan.audio is None:
@@ -175,18 +183,29 @@ class _Reader:
             if self._picture is None:
                 source = self._picture_source = _Stream(self._path, self._scan.video.index)
                 if self._scan.video.has_timestamps:
-                    truncated = self._scan.is_truncated
-                    self._picture = IndexedPictureTrack(source, self._convert, is_truncated=truncated)
+                    self._picture = IndexedPictureTrack(
+                        source,
+                        self._convert,
+                        end_seconds=self._scan.video.end_seconds,
+                        is_truncated=self._scan.is_truncated,
+                    )
                 else:
                     self._picture = SequentialPictureTrack(source, self._convert)
             self._picture.announce(request.frame_seconds)
         if request.sound and self._scan.audio is not None and self._sound is None:
             self._sound_source = _Stream(self._path, self._scan.audio.index)
-            self._sound = SoundTrack(self._sound_source, _FFmpegResampler.between, self._rate, self._channel)
+            resampler, end = _FFmpegResampler.between, self._scan.audio.end_seconds
+            self._sound = SoundTrack(self._sound_source, resampler, self._rate, self._channel, end)
         self._pending.append(request)
 
-    def _convert(self, frame: Any) -> np.ndarray:
-        return picture_from_frame(frame, self._short_side)
+    def _convert(self, frame: Any) -> np.ndarray | None:
+        try:
+            return picture_from_frame(frame, self._short_side)
+        except MediaError as error:
+            self._refusal = str(error)
+        except _DAMAGE as error:
+            self._refusal = f"a picture cannot be converted: {error}"
+        return None
 
     def _forget(self, before_seconds: float) -> None:
         for track in (self._picture, self._sound):
@@ -194,10 +213,10 @@ class _Reader:
                 track.forget(before_seconds)
 
     def _clip(self, request: ClipRequest) -> Clip:
-        problems: list[str] = []
         frames, frame_seconds = None, np.zeros(0)
         if request.frame_seconds is not None and self._picture is not None:
-            frames, frame_seconds = self._frames(request.frame_seconds, problems)
+            frames, frame_seconds = self._frames(request.frame_seconds)
+        problems = [] if self._refusal is None else [self._refusal]
         sound: Waveform | None = None
         if request.sound and self._sound is not None:
             sound = self._sound.read(request.start_seconds, request.end_seconds)
@@ -216,7 +235,7 @@ class _Reader:
             problems=tuple(problems),
         )
 
-    def _frames(self, seconds: tuple[float, ...], problems: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    def _frames(self, seconds: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
         assert self._picture is not None
         assert self._scan.video is not None
         shown = [self._picture.frame_at(value) for value in sorted(seconds)]
@@ -287,6 +306,14 @@ class _Stream:
                 self.note_damage(None if packet.pts is None else packet.pts * self.tick_seconds)
             return None
 
+    def samples(self, frame: Any) -> np.ndarray | None:
+        """The samples of a sound frame; None for a sample format that cannot be read."""
+        try:
+            return np.asarray(frame.to_ndarray())
+        except _DAMAGE:
+            self.note_damage(None)
+            return None
+
     def flush(self) -> None:
         """Makes the decoder forget everything."""
         self._stream.codec_context.flush_buffers()
@@ -347,7 +374,11 @@ class _FFmpegResampler:
             frame.pts = self._fed
             frame.time_base = Fraction(1, self._rate_in)
             self._fed += len(block)
-        parts = [out.to_ndarray()[0] for out in self._resampler.resample(frame)]
+        try:
+            parts = [out.to_ndarray()[0] for out in self._resampler.resample(frame)]
+        except _DAMAGE:
+            # a rate that no resampler takes, out of a damaged header: the run stays silent
+            parts = []
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
@@ -390,7 +421,7 @@ def read_picture(path: str | Path) -> np.ndarray:
     What is transparent is shown on white. Raises MediaError where the file is neither.
     """
     path = Path(path)
-    _check_readable(path)
+    check_readable(path)
     picture = still_image(path)
     if picture is not None:
         return picture
@@ -405,28 +436,6 @@ def read_picture(path: str | Path) -> np.ndarray:
     return np.asarray(frames[0])
 
 
-def _check_readable(path: Path) -> None:
-    """Raises MediaError for what is no readable file at all."""
-    try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise MediaError(f"'{path}' is a folder, not a media file")
-        if not stat.S_ISREG(status.st_mode):
-            raise MediaError(f"'{path}' is not a regular file")
-        if status.st_size == 0:
-            raise MediaError(f"'{path}' is empty (0 bytes)")
-        with path.open("rb"):
-            pass
-    except FileNotFoundError as error:
-        reason = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
-        raise MediaError(f"'{path}' {reason}") from error
-    except PermissionError as error:
-        raise MediaError(f"no permission to read '{path}'") from error
-    except (OSError, ValueError) as error:
-        reason = "is a link that leads to itself" if path.is_symlink() else f"cannot be read: {error}"
-        raise MediaError(f"'{path}' {reason}") from error
-
-
 def _open_container(path: Path) -> Any:
     try:
         # the prefix keeps names with a colon from being taken for addresses
@@ -437,6 +446,33 @@ def _open_container(path: Path) -> Any:
         )
     except _DAMAGE as error:
         raise MediaError(f"'{path}' is not a media file, or its beginning or index is damaged") from error
+
+
+class _SalvagedContainer:
+    """Reads the packets of an open container past errors, and counts these."""
+
+    def __init__(self, container: Any) -> None:
+        self.container = container
+        self.num_errors = 0
+
+    def packets(self, streams: list[Any]) -> Iterator[Any]:
+        """Packets of `streams` from here to the end."""
+        for _ in range(_MAX_READ_ERRORS if streams else 0):
+            try:
+                for packet in self.container.demux(streams):
+                    if packet.size or packet.dts is not None:
+                        yield packet
+                return
+            except _DAMAGE:
+                self.num_errors += 1
+
+    def seek(self, seconds: float) -> bool:
+        """Goes to about `seconds`; False where the file refuses."""
+        try:
+            self.container.seek(int(seconds * 1e6))
+        except _DAMAGE:
+            return False
+        return True
 
 
 def _scan(container: Any) -> Scan:
@@ -451,23 +487,11 @@ def _scan(container: Any) -> Scan:
         if streams and not known:
             problems.append(f"the codec of its {kind} is not supported")
         usable.append(known[0] if known else None)
-    num_errors = 0
-
-    def salvaged(streams: list[Any]) -> Iterator[Any]:
-        nonlocal num_errors
-        for _ in range(_MAX_READ_ERRORS if streams else 0):
-            try:
-                for packet in container.demux(streams):
-                    if packet.size or packet.dts is not None:
-                        yield packet
-                return
-            except _DAMAGE:
-                num_errors += 1
-
-    scan = scan_packets(container, usable[0], usable[1], salvaged)
+    file = _SalvagedContainer(container)
+    scan = scan_packets(file, usable[0], usable[1])
     scan.problems[:0] = problems
-    if num_errors:
-        scan.problems.append(f"{num_errors} place{'s' * (num_errors > 1)} of the file could not be read")
+    if file.num_errors:
+        scan.problems.append(f"{file.num_errors} place{'s' * (file.num_errors > 1)} of the file could not be read")
     return scan
 
 

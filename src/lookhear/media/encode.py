@@ -101,7 +101,8 @@ class _Picture:
     def __init__(self, container: Any, frames_per_second: float, crf: int, preset: str) -> None:
         self._container = container
         self._rate = Fraction(frames_per_second).limit_denominator(1001)
-        self._options = {"crf": str(crf), "preset": preset}
+        # Macroblock-tree rate control gives other packets from run to run; without it the same input is the same file.
+        self._options = {"crf": str(crf), "preset": preset, "x264-params": "mbtree=0"}
         self._stream: Any = None
 
     def write(self, number: int, frame: np.ndarray) -> None:
@@ -182,3 +183,9 @@ class _Sound:
             frame.time_base = Fraction(1, self._rate)
             self._container.mux(self._stream.encode(frame))
             self._written += len(block)
+
+
+def missing_codecs() -> list[str]:
+    """Names of the decoders and encoders that lookhear is tested with and this build of PyAV lacks."""
+    tested = {"h264", "hevc", "vp8", "vp9", "mpeg4", "mpeg2video", "aac", "mp3", "opus", "vorbis", "flac", "libx264"}
+    return sorted(tested - av.codecs_available)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
@@ -68,6 +70,9 @@ class PacketSource(Protocol):
 
     def decode(self, packet: Any | None, *, skip_unreferenced: bool = False) -> list[Any] | None:
         """Frames that `packet` (None: the end) brings out; None where it is damaged."""
+
+    def samples(self, frame: Any) -> np.ndarray | None:
+        """The samples of a sound frame, planar (C, S) or packed (1, S * C); None where it has none to give."""
 
     def flush(self) -> None:
         """Makes the decoder forget everything, before packets that do not follow the last one."""

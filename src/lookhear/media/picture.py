@@ -47,7 +47,7 @@ class PictureTrack(Protocol):
 class _Track:
     """What both ways of reading share: announced times, and the frames kept for them."""
 
-    def __init__(self, source: PacketSource, convert: Callable[[Any], np.ndarray]) -> None:
+    def __init__(self, source: PacketSource, convert: Callable[[Any], np.ndarray | None]) -> None:
         self._source = source
         self._convert = convert
         self._targets: list[int] = []  # announced times, ascending
@@ -77,6 +77,12 @@ class _Track:
         position = bisect_left(self._targets, start)
         return position < len(self._targets) and self._targets[position] < end
 
+    def _keep(self, pts: int, frame: Any) -> bool:
+        pixels = self._convert(frame)
+        if pixels is not None:
+            self._kept[pts] = pixels
+        return pixels is not None
+
     def _answer(self, pts: int | None) -> ShownFrame | None:
         if pts is None or pts not in self._kept:
             return None
@@ -87,9 +93,16 @@ class IndexedPictureTrack(_Track):
     """A track whose packets carry presentation timestamps: the usual case, and the fast one."""
 
     def __init__(
-        self, source: PacketSource, convert: Callable[[Any], np.ndarray], *, is_truncated: bool = False
+        self,
+        source: PacketSource,
+        convert: Callable[[Any], np.ndarray | None],
+        *,
+        end_seconds: float = np.inf,
+        is_truncated: bool = False,
     ) -> None:
+        """`end_seconds`: of the track; packets that claim to be later are damaged."""
         super().__init__(source, convert)
+        self._end_seconds = end_seconds
         self._is_truncated = is_truncated
         self._queue: deque[Any] = deque()  # read, not yet decoded
         self._queued: set[int] = set()
@@ -98,6 +111,7 @@ class IndexedPictureTrack(_Track):
         self._output: int | None = None  # latest timestamp that came out of the decoder
         self._passed: set[int] = set()  # decoded or skipped without being kept
         self._failed: set[int] = set()
+        self._rewound: set[int] = set()
         self._needs_keyframe = True
         self._fed: list[int] = []  # timestamps in decoding order since the last keyframe
         self._resolved = -(1 << 62)  # announced times up to here are done
@@ -122,10 +136,14 @@ class IndexedPictureTrack(_Track):
             self._jump(wanted)
         while wanted not in self._kept and wanted not in self._failed:
             if wanted in self._passed:
-                # it went by before it was announced
+                # It went by before it was announced. Once more from before it, but not for ever: the
+                # decoder may never bring it out.
+                if wanted in self._rewound:
+                    return None
                 self._rewind(target)
                 if self._locate(target) != wanted:
                     return None
+                self._rewound.add(wanted)
             elif wanted not in self._queued and self._output is not None and self._output > wanted:
                 self._failed.add(wanted)
             elif self._queue:
@@ -189,7 +207,7 @@ class IndexedPictureTrack(_Track):
         self._queue.append(packet)
         self._queued_bytes += packet.size
         pts = packet.pts
-        if pts is None:
+        if pts is None or pts * self._source.tick_seconds > self._end_seconds + 1.0:
             return
         # without a decode timestamp, later packets may reach back: a second is more than any reordering
         dts = packet.dts if packet.dts is not None else pts - int(1 / self._source.tick_seconds)
@@ -279,10 +297,10 @@ class IndexedPictureTrack(_Track):
                 damaged = pts
             if pts in self._failed:
                 continue
-            if self._is_asked(pts):
-                self._kept[pts] = self._convert(frame)
-            else:
+            if not self._is_asked(pts):
                 self._passed.add(pts)
+            elif not self._keep(pts, frame):
+                self._failed.add(pts)
         if damaged is not None:
             self._break(damaged)
 
@@ -310,7 +328,7 @@ class IndexedPictureTrack(_Track):
 class SequentialPictureTrack(_Track):
     """A track whose packets do not say when they are shown (old AVI): every frame is decoded in turn."""
 
-    def __init__(self, source: PacketSource, convert: Callable[[Any], np.ndarray]) -> None:
+    def __init__(self, source: PacketSource, convert: Callable[[Any], np.ndarray | None]) -> None:
         super().__init__(source, convert)
         self._current: Any = None
         self._is_damaged = False
@@ -349,7 +367,7 @@ class SequentialPictureTrack(_Track):
             if pts is not None and not self._is_damaged:
                 until = pts
             if self._asked_between(start, until):
-                self._kept[start] = self._convert(self._current)
+                self._keep(start, self._current)
         if frame is not None and pts is not None:
             self._order.append(pts)
             self._end = pts + max(frame.duration, 1)

@@ -4,13 +4,15 @@ Headers promise durations that truncated files do not have; packets do not. Work
 stream and packet objects without importing the decoder.
 """
 
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from lookhear.errors import MediaError
 from lookhear.media.color import frame_hdr, frame_orientation
 from lookhear.media.info import AudioInfo, MediaInfo, VideoInfo
 
@@ -19,10 +21,28 @@ _LONG_SECONDS = 1200.0
 _HEAD_SECONDS = 10.0
 # a header may round, and encoders pad
 _DECLARED_TOLERANCE_SECONDS = 0.5
+# fewer than this share of the packets (or a single one), this far from the others, are strays
+_STRAY_SHARE = 0.05
+_STRAY_SECONDS = 30.0
+_STRAY_MIN_PACKETS = 8
+# no sound packet is longer
+_MAX_SOUND_PACKET_SECONDS = 60.0
 # containers whose header states the duration (others have it estimated)
 _DECLARING = ("mov", "matroska", "wav", "avi")
 # in AVI their packets may hold two frames and no true times
 _PACKED_CODECS = ("mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "wmv1", "wmv2")
+
+
+class SalvagedFile(Protocol):
+    """An open container that is read past errors."""
+
+    container: Any
+
+    def packets(self, streams: list[Any]) -> Iterator[Any]:
+        """Packets of the streams from here to the end."""
+
+    def seek(self, seconds: float) -> bool:
+        """Goes to about `seconds`; False where the file refuses."""
 
 
 @dataclass(kw_only=True)
@@ -41,6 +61,7 @@ class TrackScan:
     end_seconds: float = -np.inf
     num_packets: int = 0  # that are shown
     has_timestamps: bool = True
+    times: list[tuple[float, float]] = field(default_factory=list)  # of all packets, while scanning
     primed_until: float = -np.inf  # sound before this only fills the decoder
 
     def add(self, packet: Any) -> None:
@@ -54,6 +75,8 @@ class TrackScan:
         duration = (packet.duration or 0) * self.tick_seconds
         if duration <= 0 and self.frames_per_second > 0:
             duration = 1 / self.frames_per_second
+        if self.sample_rate and duration > _MAX_SOUND_PACKET_SECONDS:
+            duration = 0.0
         end = start + duration
         if self.sample_rate and packet.has_sidedata("skip_samples"):
             # priming at the start and padding at the end (both uint32) are no sound of the file
@@ -64,8 +87,28 @@ class TrackScan:
         if packet.is_discard or end <= start:
             return
         self.num_packets += 1
+        self.times.append((start, end))
         self.start_seconds = min(self.start_seconds, start)
         self.end_seconds = max(self.end_seconds, end)
+
+    def leave_out_strays(self) -> int:
+        """Takes back a few packets that lie far from all others: their times are damaged. How many there were."""
+        times = np.array(sorted(self.times))
+        self.times.clear()
+        total = len(times)
+        limit = max(_STRAY_SHARE * total, 2) if total >= _STRAY_MIN_PACKETS else 0
+        while len(times):
+            gaps = np.flatnonzero(np.diff(times[:, 0]) > _STRAY_SECONDS)
+            if len(gaps) and len(times) - 1 - gaps[-1] < limit:
+                times = times[: gaps[-1] + 1]
+            elif len(gaps) and gaps[0] + 1 < limit:
+                times = times[gaps[0] + 1 :]
+            else:
+                break
+        if len(times) < total:
+            self.start_seconds, self.end_seconds = float(times[0, 0]), float(times[:, 1].max())
+            self.num_packets -= total - len(times)
+        return total - len(times)
 
 
 @dataclass(kw_only=True)
@@ -76,6 +119,7 @@ class Scan:
     declared_seconds: float | None
     video: TrackScan | None
     audio: TrackScan | None
+    num_strays: int = 0  # packets left out because of impossible times
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -87,32 +131,56 @@ class Scan:
     def is_truncated(self) -> bool:
         """Whether the packets end clearly before the header says."""
         return (
-            self.declared_seconds is not None
+            self.num_strays == 0  # which the header may have counted in
+            and self.declared_seconds is not None
             and self.container.split(",")[0] in _DECLARING
             and self.end_seconds
             < self.declared_seconds - max(_DECLARED_TOLERANCE_SECONDS, 0.02 * self.declared_seconds)
         )
 
 
-def scan_packets(
-    container: Any, video: Any | None, audio: Any | None, salvaged: Callable[[list[Any]], Iterator[Any]]
-) -> Scan:
-    """Reads the packets of the streams `video` and `audio`; `salvaged` reads packets past errors.
+def check_readable(path: Path) -> None:
+    """Raises MediaError for what is no readable file at all."""
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise MediaError(f"'{path}' is a folder, not a media file")
+        if not stat.S_ISREG(status.st_mode):
+            raise MediaError(f"'{path}' is not a regular file")
+        if status.st_size == 0:
+            raise MediaError(f"'{path}' is empty (0 bytes)")
+        with path.open("rb"):
+            pass
+    except FileNotFoundError as error:
+        reason = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
+        raise MediaError(f"'{path}' {reason}") from error
+    except PermissionError as error:
+        raise MediaError(f"no permission to read '{path}'") from error
+    except (OSError, ValueError) as error:
+        reason = "is a link that leads to itself" if path.is_symlink() else f"cannot be read: {error}"
+        raise MediaError(f"'{path}' {reason}") from error
 
-    A track without a single usable packet is None.
-    """
+
+def scan_packets(file: SalvagedFile, video: Any | None, audio: Any | None) -> Scan:
+    """Reads the packets of the streams `video` and `audio`. A track without a usable packet is None."""
+    container = file.container
     streams = [stream for stream in (video, audio) if stream is not None]
     tracks = {stream.index: _track(stream) for stream in streams}
     declared = container.duration / 1e6 if container.duration else None
+    is_long = declared is not None and declared > _LONG_SECONDS
     is_seekable = container.format.name.split(",")[0] in ("mov", "matroska")
-    if not (
-        is_seekable and declared and declared > _LONG_SECONDS and _scan_ends(container, tracks, declared, salvaged)
-    ):
+    num_strays = 0
+    if not (declared and is_long and is_seekable and _scan_ends(file, tracks, declared)):
         for track in tracks.values():
             track.num_packets = 0
-        for packet in salvaged(streams):
+            track.times.clear()
+        for packet in file.packets(streams):
             tracks[packet.stream_index].add(packet)
+        num_strays = sum(track.leave_out_strays() for track in tracks.values())
     scan = Scan(container=container.format.name, declared_seconds=declared, video=None, audio=None)
+    scan.num_strays = num_strays
+    if num_strays:
+        scan.problems.append(f"{num_strays} packet{'s' * (num_strays > 1)} with impossible times")
     for stream in streams:
         track = tracks[stream.index]
         kind = "picture" if stream is video else "sound"
@@ -138,34 +206,28 @@ def _track(stream: Any) -> TrackScan:
     return track
 
 
-def _scan_ends(
-    container: Any,
-    tracks: dict[int, TrackScan],
-    declared_seconds: float,
-    salvaged: Callable[[list[Any]], Iterator[Any]],
-) -> bool:
+def _scan_ends(file: SalvagedFile, tracks: dict[int, TrackScan], declared_seconds: float) -> bool:
     """Reads the first and last seconds of a long file. False where that does not show the whole span."""
-    streams = [container.streams[index] for index in tracks]
-    for packet in salvaged(streams):
+    streams = [file.container.streams[index] for index in tracks]
+    for packet in file.packets(streams):
         tracks[packet.stream_index].add(packet)
         if min(track.end_seconds - track.start_seconds for track in tracks.values()) > _HEAD_SECONDS:
             break
         if tracks[packet.stream_index].end_seconds > 6 * _HEAD_SECONDS:
             break
-    try:
-        container.seek(int((declared_seconds - _HEAD_SECONDS) * 1e6))
-        for packet in salvaged(streams):
+    if file.seek(declared_seconds - _HEAD_SECONDS):
+        for packet in file.packets(streams):
             tracks[packet.stream_index].add(packet)
-    finally:
-        reached = [track.end_seconds > declared_seconds - _HEAD_SECONDS for track in tracks.values()]
-        if not all(reached):
-            container.seek(0)
+    if any(track.end_seconds < declared_seconds - _HEAD_SECONDS for track in tracks.values()):
+        file.seek(0.0)
+        return False
     for track in tracks.values():
         # not every packet was counted
         span = track.end_seconds - track.start_seconds
-        track.num_packets = container.streams[track.index].frames or round(span * track.frames_per_second)
-        track.num_packets = max(track.num_packets, 1)
-    return all(reached)
+        track.times.clear()
+        counted = file.container.streams[track.index].frames or round(span * track.frames_per_second)
+        track.num_packets = max(counted, 1)
+    return True
 
 
 def media_info(path: Path, scan: Scan, first_frame: Any | None) -> MediaInfo:

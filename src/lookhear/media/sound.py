@@ -72,7 +72,10 @@ class SoundTrack:
         make_resampler: Callable[[int, int], Resampler],
         sample_rate: int,
         channel: Literal["mix", "first"],
+        end_seconds: float = np.inf,
     ) -> None:
+        """`end_seconds`: of the track; packets that claim to be later are damaged."""
+        self._end_seconds = end_seconds
         self._source = source
         self._make_resampler = make_resampler
         self._rate = sample_rate
@@ -135,6 +138,8 @@ class SoundTrack:
         return -np.inf if packet.pts is None else packet.pts * self._source.tick_seconds
 
     def _decode(self, packet: Any | None) -> None:
+        if packet is not None and self._start_of(packet) > self._end_seconds + 1.0:
+            return
         frames = self._source.decode(packet)
         if frames is None:
             self._gap_seconds = _GAP_AFTER_DAMAGE_SECONDS
@@ -155,7 +160,9 @@ class SoundTrack:
         start = pts * self._source.tick_seconds if pts is not None else expected
         if start is None or count == 0 or rate <= 0:
             return
-        samples = frame.to_ndarray()
+        samples = self._source.samples(frame)
+        if samples is None:
+            return
         if (
             run is None
             or rate != run.sample_rate
@@ -182,7 +189,7 @@ class SoundTrack:
 
     def _warm_up_samples(self, start_seconds: float, rate: int) -> int:
         """How many samples from `start_seconds` on are warm-up, up to a sample both rates have in common."""
-        if start_seconds >= self._valid_from_seconds:
+        if self._valid_from_seconds == -np.inf:
             return 0
         step = rate // gcd(rate, self._rate)
         first = ceil(self._valid_from_seconds * rate / step) * step

@@ -27,6 +27,7 @@ from lookhear.models.tokens import (
     noise_size,
     patchify,
     sincos_positions,
+    unpatchify,
 )
 from lookhear.models.transformer import Block, Stream, initialise_linear, layer_norm
 
@@ -73,6 +74,8 @@ class CAVMAEConfig:
     """attention heads of the decoder"""
     learned_positions: bool = False
     """train the position tables instead of keeping them at sine and cosine"""
+    stem_channels: tuple[int, ...] = ()
+    """channels of convolutions that make the tokens, before the last one; empty: one linear map, as published"""
 
     def __post_init__(self) -> None:
         problems = [
@@ -127,16 +130,61 @@ class CAVMAEConfig:
         return {"heads": self.heads}
 
 
+class Stem(nn.Module):
+    """Convolutions that make one token a patch: they learn from little data and time what a linear map learns slowly.
+
+    Xiao et al., "Early convolutions help transformers see better", NeurIPS 2021. The strides multiply to the patch.
+    """
+
+    def __init__(self, grid: Grid, patch: tuple[int, int], channels: int, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.grid, self.patch = grid, patch
+        strides = zip(_strides(patch[0], len(widths)), _strides(patch[1], len(widths)), strict=True)
+        layers: list[nn.Module] = []
+        for width, stride in zip(widths, strides, strict=True):
+            reach = (-(-stride[0] // 2), -(-stride[1] // 2))  # the kernel reaches half a stride beyond its patch
+            kernel = (2 * reach[0] + 1, 2 * reach[1] + 1)
+            layers += [nn.Conv2d(channels, width, kernel, stride, reach), nn.GroupNorm(1, width), nn.GELU()]
+            channels = width
+        self.layers = nn.Sequential(*layers[:-2])  # the last convolution gives the tokens as they are
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Patches (R, L, P) to tokens (R, L, D)."""
+        pictures = unpatchify(patches, self.grid, self.patch).contiguous(memory_format=torch.channels_last)
+        tokens: Tensor = self.layers(pictures)
+        return tokens.flatten(2).transpose(1, 2)
+
+
+def _strides(size: int, count: int) -> list[int]:
+    """`count` strides whose product is `size`, the large ones last."""
+    strides = [1] * count
+    factor = 2
+    factors = []
+    while size > 1:
+        while size % factor == 0:
+            factors.append(factor)
+            size //= factor
+        factor += 1
+    for factor in sorted(factors, reverse=True):
+        smallest = min(range(count), key=lambda i: (strides[i], -i))
+        strides[smallest] *= factor
+    return sorted(strides)
+
+
 class Tower(nn.Module):
     """Patches of one modality to tokens: linear embedding, position, modality, blocks.
 
     Any module with `grid`, and a `forward` from patches (R, L, P) and a mask to tokens (R, K, D), can stand in.
     """
 
-    def __init__(self, config: CAVMAEConfig, grid: Grid, patch_values: int, depth: int) -> None:
+    def __init__(self, config: CAVMAEConfig, grid: Grid, patch: tuple[int, int], channels: int, depth: int) -> None:
         super().__init__()
         self.grid = grid
-        self.patch_embedding = nn.Linear(patch_values, config.width)
+        self.patch_embedding: nn.Linear | Stem
+        if config.stem_channels:
+            self.patch_embedding = Stem(grid, patch, channels, (*config.stem_channels, config.width))
+        else:
+            self.patch_embedding = nn.Linear(patch[0] * patch[1] * channels, config.width)
         positions = sincos_positions(grid, config.width)
         self.positions = nn.Parameter(positions, requires_grad=config.learned_positions)  # (L, D)
         self.modality = nn.Parameter(torch.zeros(config.width))  # (D,)
@@ -145,16 +193,26 @@ class Tower(nn.Module):
     def initialise(self) -> None:
         """The published start; the embedding's bias is PyTorch's own draw, as for the convolution it stands for."""
         nn.init.normal_(self.modality, std=TOKEN_STD)
-        bound = self.patch_embedding.in_features**-0.5
-        nn.init.uniform_(self.patch_embedding.bias, -bound, bound)
+        if isinstance(self.patch_embedding, nn.Linear):
+            bound = self.patch_embedding.in_features**-0.5
+            nn.init.uniform_(self.patch_embedding.bias, -bound, bound)
 
     def embed(self, patches: Tensor, mask: Mask | None) -> Tensor:
         """Patches (R, L, P) to tokens (R, K, D) before the blocks; only what the mask keeps is computed."""
         positions: Tensor = self.positions  # (L, D)
         if mask is not None:
-            patches = patches.gather(1, mask.kept[..., None].expand(-1, -1, patches.shape[2]))  # (R, K, P)
             positions = positions[mask.kept]  # (R, K, D)
-        return self.patch_embedding(patches.to(self.patch_embedding.weight.dtype)) + positions + self.modality
+        if isinstance(self.patch_embedding, Stem):
+            # a convolution sees across patches: what is removed must be gone before it
+            seen = patches if mask is None else patches * ~mask.removed[..., None]
+            tokens = self.patch_embedding(seen)  # (R, L, D)
+            if mask is not None:
+                tokens = tokens.gather(1, mask.kept[..., None].expand(-1, -1, tokens.shape[2]))
+        else:
+            if mask is not None:
+                patches = patches.gather(1, mask.kept[..., None].expand(-1, -1, patches.shape[2]))  # (R, K, P)
+            tokens = self.patch_embedding(patches.to(self.patch_embedding.weight.dtype))
+        return tokens + positions + self.modality
 
     def forward(self, patches: Tensor, mask: Mask | None = None) -> Tensor:
         """Patches (R, L, P) to tokens (R, K, D)."""
@@ -397,8 +455,9 @@ class CAVMAE(nn.Module):
     def _make_tower(self, stream: Stream) -> nn.Module:
         config = self.config
         if stream == Stream.AUDIO:
-            return Tower(config, config.audio_grid, config.audio_patch_values, config.audio_depth)
-        return Tower(config, config.picture_grid, config.picture_patch_values, config.visual_depth)
+            return Tower(config, config.audio_grid, config.audio_patch, 1, config.audio_depth)
+        channels = config.picture_channels
+        return Tower(config, config.picture_grid, config.picture_patch, channels, config.visual_depth)
 
     def _make_head(self) -> nn.Module:
         """Blocks of one modality after the joint blocks: none here."""

@@ -47,8 +47,8 @@ class CAVMAESyncConfig(CAVMAEConfig):
 class SyncTower(Tower):
     """A tower that puts a global token before the patches and registers after them; neither is ever masked."""
 
-    def __init__(self, config: CAVMAESyncConfig, grid: Grid, patch_values: int, depth: int) -> None:
-        super().__init__(config, grid, patch_values, depth)
+    def __init__(self, config: CAVMAESyncConfig, grid: Grid, patch: tuple[int, int], channels: int, depth: int) -> None:
+        super().__init__(config, grid, patch, channels, depth)
         self.keep_registers = config.keep_registers
         self.global_tokens = _tokens(config.num_global_tokens, config.width)
         self.registers = _tokens(config.num_registers, config.width)
@@ -95,8 +95,9 @@ class CAVMAESync(CAVMAE):
     def _make_tower(self, stream: Stream) -> nn.Module:
         config = self.config
         if stream == Stream.AUDIO:
-            return SyncTower(config, config.audio_grid, config.audio_patch_values, config.audio_depth)
-        return SyncTower(config, config.picture_grid, config.picture_patch_values, config.visual_depth)
+            return SyncTower(config, config.audio_grid, config.audio_patch, 1, config.audio_depth)
+        channels = config.picture_channels
+        return SyncTower(config, config.picture_grid, config.picture_patch, channels, config.visual_depth)
 
     def _patch_tokens(self, tokens: Tensor) -> Tensor:
         config = self.config

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from lookhear import distributed
 from lookhear.data.batch import Batch
+from lookhear.data.draws import Draws
 from lookhear.data.preprocess import HOP_SECONDS
 from lookhear.errors import ConfigError
 from lookhear.models.cavmae import CAVMAE
 from lookhear.models.tokens import Encoded, Mask, MaskConfig, Masks, Output, noise_size
 from lookhear.objectives.contrastive import NCE, Direction, excluded_pairs, info_nce
-from lookhear.objectives.draws import Draws
 from lookhear.objectives.reconstruction import masked_mse, normalise_patches
 from lookhear.objectives.step import Objective, Step
 

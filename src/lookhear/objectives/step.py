@@ -6,7 +6,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from lookhear.data.batch import Batch
-from lookhear.objectives.draws import Draws
+from lookhear.data.draws import Draws
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

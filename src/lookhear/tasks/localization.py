@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from lookhear.data.sampling import frame_times, nearest_frames
-from lookhear.errors import StoreError
+from lookhear.errors import StoreError, UserError
 from lookhear.media.clip import Clip
 from lookhear.progress import Progress, quiet
 from lookhear.tasks.heat import HeatConfig, PairedWindow, heat_grid, pair_window
@@ -88,6 +88,45 @@ def heat_map(
     shown = np.full((height, width), seen.min(), dtype=np.float32)
     shown[top:bottom, left:right] = seen
     return shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """The hottest point of a heat map, as fractions of the frame's width and height."""
+
+    x: float
+    y: float
+
+
+def localize(media: str | Path, *, model: str | Path, at_seconds: float, out: str | Path) -> Place:
+    """Writes the frame of `media` at `at_seconds` with its heat map over it to the picture file `out`.
+
+    Raises MediaError where there is no frame or no sound at that time, and UserError if `out` cannot be written.
+    """
+    from PIL import Image
+
+    from lookhear import embedder
+
+    loaded = embedder.load(model)
+    clip = _read_around(loaded, str(media), at_seconds)
+    heat = heat_map(loaded, clip, at_seconds)
+    assert clip.frames is not None  # heat_map has seen to it
+    shown = nearest_frames(clip.frame_seconds, np.array([at_seconds]))[0]
+    try:
+        Image.fromarray(overlay(clip.frames[shown], heat).transpose(1, 2, 0)).save(out)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot write {out}: {error}; name a picture file such as heat.png") from error
+    row, column = np.unravel_index(int(heat.argmax()), heat.shape)
+    return Place(x=float((column + 0.5) / heat.shape[1]), y=float((row + 0.5) / heat.shape[0]))
+
+
+def overlay(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """A picture uint8 (3, H, W) darkened where `heat` (H, W) is low and glowing from red to yellow where it is high."""
+    level = np.ptp(heat) or 1.0
+    strength = ((heat - heat.min()) / level)[None]  # (1, H, W), 0..1
+    glow = np.stack([np.ones_like(heat), np.clip(2 * strength[0] - 1, 0, 1), np.zeros_like(heat)]) * 255
+    share = 0.65 * strength**2
+    return ((0.75 * picture * (1 - share)) + glow * share).round().astype(np.uint8)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -19,21 +19,20 @@ import torch
 from torch import Tensor, nn
 
 from lookhear import distributed
+from lookhear.data.augment import augment
 from lookhear.data.batch import Batch
 from lookhear.data.dataset import LeftOut, WindowDataset, make_batches, num_steps
+from lookhear.data.draws import Draws
 from lookhear.data.preprocess import Preprocess, PreprocessConfig
 from lookhear.data.store import Store
+from lookhear.device import pick_device, pick_dtype
 from lookhear.errors import UserError
-from lookhear.objectives.draws import Draws
 from lookhear.objectives.step import Objective, Step
 from lookhear.progress import Progress, quiet
-from lookhear.training.device import pick_device, pick_dtype
 from lookhear.training.journal import Journal
 from lookhear.training.optim import OptimConfig, clip_gradients, learning_rate, set_learning_rate
 from lookhear.training.resume import State, newest_checkpoint, open_run_folder, save_state, start_or_resume
 from lookhear.training.run import Run
-
-__all__ = ["Evaluator", "TrainSummary", "pick_device", "pick_dtype", "train"]
 
 # Takes the model (in eval mode) and its preprocessing; returns numbers by name, for the journal.
 Evaluator = Callable[[nn.Module, PreprocessConfig], Mapping[str, float]]
@@ -140,9 +139,10 @@ def _learn(
         epoch = plan.epoch(state.step)
         rate = plan.learning_rate(run.optim, state.step)
         set_learning_rate(state.optimizer, rate)
-        ready = preprocess(batch.to(device))
+        draws = Draws(seed=run.seed, epoch=epoch)
+        ready = augment(preprocess(batch.to(device)), run.augment, draws)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            result = trained(ready, Draws(seed=run.seed, epoch=epoch))
+            result = trained(ready, draws)
         state.optimizer.zero_grad(set_to_none=True)
         result.loss.backward()
         norm = None if run.optim.clip_norm is None else clip_gradients(state.parts, run.optim.clip_norm)

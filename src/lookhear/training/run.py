@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lookhear.config import from_dict, nearest, to_dict
+from lookhear.data.augment import AugmentConfig
 from lookhear.data.preprocess import PreprocessConfig
+from lookhear.device import Dtype
 from lookhear.errors import ConfigError
 from lookhear.models.checkpoint import MODELS
 from lookhear.objectives import OBJECTIVES
-from lookhear.training.device import Dtype
 from lookhear.training.optim import OptimConfig
 
 MODEL_CONFIGS = {name: config for name, (config, _) in MODELS.items()}
@@ -53,6 +54,8 @@ class Run:
     """what is minimised: the configuration of one of OBJECTIVES"""
     data: DataConfig = field(default_factory=DataConfig)
     """what a step is made of"""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """how windows are changed before they are learned from"""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """optimiser and schedule"""
     epochs: int = 1

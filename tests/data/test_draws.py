@@ -2,7 +2,7 @@
 
 import torch
 
-from lookhear.objectives.draws import Draws
+from lookhear.data.draws import Draws
 
 MASK64 = (1 << 64) - 1
 

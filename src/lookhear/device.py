@@ -1,4 +1,4 @@
-"""What a run computes on, and in which precision."""
+"""What is computed on, and in which precision."""
 
 from typing import Literal
 

@@ -1,0 +1,125 @@
+"""Changes to training windows that a pair survives: what stays the same in all of them is what must be learned.
+
+A small store is otherwise learned by heart: colours and background noise are enough to know every clip of it. Sound and
+picture are changed independently of one another, and every draw comes from (seed, epoch, clip). B clips, N windows,
+C picture channels (3 a frame), T spectrogram frames, F mel bins, R = B x N rows.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lookhear.data.batch import Batch
+from lookhear.data.draws import Draws
+from lookhear.errors import ConfigError
+
+_PICTURE_DRAWS = 8
+_EQUALISER_WAVES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """How strongly windows are changed; the defaults change nothing, as in the published pre-training of Sync."""
+
+    flip: float = 0.0
+    """share of the windows whose picture is mirrored, left and right"""
+    zoom: float = 1.0
+    """smallest share of the picture's side that a random cut keeps; 1: all of it"""
+    color: float = 0.0
+    """0 to 1: how far hue turns, and saturation, contrast and brightness go up or down"""
+    gain: float = 0.0
+    """largest change of loudness, in deviations of the log-mel"""
+    equaliser: float = 0.0
+    """largest change of a mel band, smooth over the bands, in deviations of the log-mel"""
+    noise: float = 0.0
+    """deviation of noise added to the log-mel, in deviations of the log-mel"""
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {value}; it must be from 0 to 1"
+            for name, value in vars(self).items()
+            if name in ("flip", "color") and not 0 <= value <= 1
+        ]
+        if not 0 < self.zoom <= 1:
+            problems.append(f"zoom is {self.zoom}; it must be above 0 and at most 1")
+        if min(self.gain, self.equaliser, self.noise) < 0:
+            problems.append("gain, equaliser and noise cannot be negative")
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+
+def augment(batch: Batch, config: AugmentConfig, draws: Draws) -> Batch:
+    """A preprocessed batch, changed. Frames of one window are changed alike. A missing modality stays missing."""
+    frames, audio = batch.frames, batch.audio
+    if frames is not None and (config.flip or config.zoom < 1 or config.color):
+        frames = _change_pictures(frames, batch.index, config, draws)
+    if audio is not None and (config.gain or config.equaliser or config.noise):
+        audio = _change_sound(audio, batch.index, config, draws)
+    return dataclasses.replace(batch, frames=frames, audio=audio)
+
+
+def _change_pictures(frames: Tensor, index: Tensor, config: AugmentConfig, draws: Draws) -> Tensor:
+    num_windows = frames.shape[1]
+    drawn = draws.uniform(index, num_windows * _PICTURE_DRAWS, purpose="augment picture").reshape(-1, _PICTURE_DRAWS)
+    pictures = frames.flatten(0, 1)  # (R, C, H, W)
+    if config.flip or config.zoom < 1:
+        pictures = _cut(pictures, drawn[:, :4], config)
+    if config.color:
+        pictures = _recolor(pictures, drawn[:, 4:], config.color)
+    return pictures.unflatten(0, frames.shape[:2])
+
+
+def _cut(pictures: Tensor, drawn: Tensor, config: AugmentConfig) -> Tensor:
+    """Mirrored, and cut to a random part of at least `zoom` of each side, brought back to size."""
+    mirrored = 1.0 - 2.0 * (drawn[:, 0] < config.flip).to(pictures.dtype)  # (R,)
+    side = config.zoom + (1 - config.zoom) * drawn[:, 1]
+    shift = (1 - side)[:, None] * (2 * drawn[:, 2:4] - 1)  # (R, 2)
+    zero = torch.zeros_like(side)
+    places = torch.stack(
+        [torch.stack([side * mirrored, zero, shift[:, 0]], 1), torch.stack([zero, side, shift[:, 1]], 1)], 1
+    )  # (R, 2, 3)
+    grid = F.affine_grid(places, list(pictures.shape), align_corners=False)
+    return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def _recolor(pictures: Tensor, drawn: Tensor, strength: float) -> Tensor:
+    """Hue turned about the grey axis, then saturation, contrast and brightness changed.
+
+    Normalised pixels are taken as they are: channels differ little in deviation, and the turn need not be exact.
+    """
+    angle = math.pi * strength * (2 * drawn[:, 0] - 1)  # (R,)
+    saturation = 1 + strength * (2 * drawn[:, 1] - 1)
+    contrast = 1 + 0.5 * strength * (2 * drawn[:, 2] - 1)
+    brightness = strength * (2 * drawn[:, 3] - 1)
+    grey = torch.full((3, 3), 1 / 3, dtype=pictures.dtype, device=pictures.device)
+    axis = 3**-0.5
+    turn = torch.tensor([[0.0, -axis, axis], [axis, 0.0, -axis], [-axis, axis, 0.0]]).to(grey)
+    chroma = torch.eye(3).to(grey) - grey
+    sine, cosine = angle.sin()[:, None, None], angle.cos()[:, None, None]
+    mixing = grey + saturation[:, None, None] * (cosine * chroma + sine * turn)  # (R, 3, 3)
+    mixing = contrast[:, None, None] * mixing
+    frames = pictures.unflatten(1, (-1, 3))  # (R, frames, 3, H, W)
+    mixed = torch.einsum("rdc,rfchw->rfdhw", mixing, frames) + brightness[:, None, None, None, None]
+    return mixed.flatten(1, 2)
+
+
+def _change_sound(audio: Tensor, index: Tensor, config: AugmentConfig, draws: Draws) -> Tensor:
+    num_windows, num_mel_bins = audio.shape[1], audio.shape[3]
+    count = 1 + 2 * _EQUALISER_WAVES
+    drawn = draws.uniform(index, num_windows * count, purpose="augment sound").reshape(*audio.shape[:2], count)
+    change = config.gain * (2 * drawn[..., :1] - 1)  # (B, N, 1)
+    if config.equaliser:
+        place = torch.linspace(0, 1, num_mel_bins, device=audio.device)
+        number = torch.arange(1, _EQUALISER_WAVES + 1, device=audio.device)
+        weights, phases = (2 * drawn[..., 1:] - 1).split(_EQUALISER_WAVES, dim=-1)  # (B, N, waves) each
+        waves = torch.sin(math.pi * (number * place[:, None] + phases[..., None, :]))  # (B, N, F, waves)
+        change = change + config.equaliser * (waves * weights[..., None, :]).mean(-1)
+    audio = audio + change[:, :, None, :]
+    if config.noise:
+        grains = draws.uniform(index, audio[0].numel(), purpose="augment noise").reshape(audio.shape)
+        audio = audio + config.noise * math.sqrt(12) * (grains - 0.5)  # uniform, of deviation `noise`
+    return audio
