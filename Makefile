@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 READY := $(VENV)/ready
 
-.PHONY: setup fix check test test-slow demo bench docs clean
+.PHONY: setup fix check test test-slow demo bench docs readme clean
 
 setup: $(READY)
 
@@ -37,6 +37,9 @@ bench: $(READY)       ## how fast this machine decodes, loads and trains
 
 docs: $(READY)        ## run every command shown in the docs
 	$(BIN)/python -m pytest tests/test_docs.py
+
+readme: $(READY)      ## write the figures and the picture of the last `make demo` into README.md
+	$(BIN)/python docs/fill_readme.py demo
 
 clean:
 	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache

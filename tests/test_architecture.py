@@ -32,7 +32,8 @@ MAY_IMPORT = {
     "recipes": {"training", "tasks", "objectives", "models", "data", "media", "embedder"},
     "search": {"embedder", "tasks", "data", "media"},
 }
-TOP = {"__init__", "__main__", "cli", "console", "bench", "demo", "report", "doctor"}  # may import everything, lazily
+# These may import everything, lazily.
+TOP = {"__init__", "__main__", "cli", "console", "bench", "demo", "demo_page", "report", "doctor"}
 
 # Third party -> the files that may import it.
 DOORS = {

@@ -58,7 +58,7 @@ class Prepare:
     """Turn a folder of media into a manifest (a line for every file found) and a store to train from."""
 
     source: tyro.conf.Positional[Path]
-    """A folder; links are not followed out of it."""
+    """A folder (links are not followed out of it), one media file, or a list: CSV with a column path, or lines."""
     store: Path = Path("store")
     """Where the store is made. A run that was stopped goes on where it was."""
     workers: int = 2
@@ -383,20 +383,29 @@ class Demo:
     json: bool = False
     """Print the whole report as JSON."""
 
-    def run(self) -> None:
+    def run(self) -> int:
         """Runs all steps and prints the main figures."""
-        from lookhear.demo import DemoSettings, demo
+        from lookhear.demo import DemoSettings, StoppedError, demo
+        from lookhear.demo_page import HEAD, cells, rows
 
         settings = override(DemoSettings(), self.settings)
-        report = demo(
-            self.out,
-            media=self.media,
-            workers=self.workers,
-            settings=settings,
-            say=say,
-            show_progress=show_progress,
-        )
-        print_record(report, as_json=self.json)
+        try:
+            report = demo(
+                self.out,
+                media=self.media,
+                workers=self.workers,
+                settings=settings,
+                say=say,
+                show_progress=show_progress,
+            )
+        except StoppedError as stopped:
+            say(f"lookhear: {stopped}")
+            return 143
+        if self.json:
+            print_record(report, as_json=True)
+        else:
+            print_rows([HEAD, *(cells(row) for row in rows(report))])
+        return 0
 
 
 VERBS: dict[str, Callable[..., Any]] = {
@@ -414,6 +423,17 @@ VERBS: dict[str, Callable[..., Any]] = {
 }
 
 
+def parse(words: Sequence[str]) -> Any:
+    """The verb that `words` name, with its arguments; nothing is run. SystemExit 2 for wrong usage, 0 for --help."""
+    return tyro.extras.subcommand_cli_from_dict(
+        VERBS,
+        prog="lookhear",
+        description=_DESCRIPTION,
+        args=words,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -423,14 +443,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out(__version__)
         return 0
     try:
-        verb = tyro.extras.subcommand_cli_from_dict(
-            VERBS,
-            prog="lookhear",
-            description=_DESCRIPTION,
-            args=words,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-        )
-        return verb.run() or 0
+        return parse(words).run() or 0
     except UserError as error:
         if debug:
             raise

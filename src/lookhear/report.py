@@ -7,6 +7,7 @@ its own style, readable in a narrow window and in dark mode.
 import base64
 import html
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,9 @@ import numpy as np
 
 # Chosen to stay apart for colour-blind readers, on white and on print.
 COLOURS = ("#2a78b5", "#d1682a", "#4c9a5b", "#8a5fb0", "#7a7a7a")
+
+# above a picture of a row of six
+_TITLE_LETTERS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,17 +112,75 @@ def similarity_matrix(matrix: np.ndarray, *, groups: Sequence[str] | None = None
     )
 
 
-def thumbnails(pictures: Sequence[np.ndarray], titles: Sequence[str], *, alt: str, caption: str = "") -> Figure:
-    """A row of pictures (3, H, W) uint8, each under its title."""
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """A figure from 0 to 1 beside its interval, chance and baseline."""
+
+    name: str
+    value: float
+    ci95: tuple[float, float] | None = None
+    chance: float | None = None
+    baseline: float | None = None
+
+
+def bars(shown: Sequence[Bar]) -> Figure:
+    """Figures as bars, the first on top."""
 
     def draw(figure: Any) -> None:
-        axes = np.atleast_1d(figure.subplots(1, len(pictures)))
-        for axis, picture, title in zip(axes, pictures, titles, strict=True):
-            axis.imshow(picture.transpose(1, 2, 0))
-            axis.set_title(title, fontsize=8)
-            axis.set_axis_off()
+        axis = figure.subplots()
+        for y, bar in enumerate(shown):
+            axis.barh(y, bar.value, height=0.5, color=COLOURS[0], label="measured" if y == 0 else None)
+            if bar.ci95 is not None:
+                axis.plot(bar.ci95, (y, y), color="black", linewidth=1.4, label="95 % interval" if y == 0 else None)
+        for name, values, marker, colour in (
+            ("chance", [bar.chance for bar in shown], "|", COLOURS[1]),
+            ("baseline", [bar.baseline for bar in shown], "D", COLOURS[2]),
+        ):
+            known = [(value, y) for y, value in enumerate(values) if value is not None]
+            if known:
+                size, edge = (260, 2.6) if marker == "|" else (34, 0.0)
+                xs, ys = np.array(known).T
+                axis.scatter(xs, ys, marker=marker, s=size, linewidths=edge, color=colour, label=name)
+        axis.set_yticks(range(len(shown)), [bar.name for bar in shown])
+        axis.invert_yaxis()
+        axis.set_xlim(0, 1)
+        axis.grid(axis="x", color="#d9dde2", linewidth=0.6)
+        axis.set_axisbelow(True)
+        figure.legend(loc="outside upper right", ncols=4, frameon=False)
 
-    return Figure(png=_draw(draw, width=1.9 * len(pictures), height=2.0), alt=alt, caption=caption)
+    return Figure(
+        png=_draw(draw, width=9.0, height=0.9 + 0.42 * len(shown)),
+        alt="; ".join(f"{bar.name}: {bar.value:.3f}" for bar in shown),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Thumbnail:
+    """A picture (3, H, W) uint8 under its title. `mark` frames it: "asked" in orange, "same" in green, "" not."""
+
+    picture: np.ndarray
+    title: str
+    mark: str = ""
+
+
+def thumbnails(shown: Sequence[Thumbnail], *, alt: str, caption: str = "", columns: int = 6) -> Figure:
+    """A row of pictures, each under its title; where there are fewer than `columns`, room is left."""
+    marks = {"asked": COLOURS[1], "same": COLOURS[2]}
+    columns = max(columns, len(shown))
+
+    def draw(figure: Any) -> None:
+        axes = np.atleast_1d(figure.subplots(1, columns))
+        for axis in axes:
+            axis.set_axis_off()
+        for axis, item in zip(axes, shown, strict=False):
+            axis.imshow(item.picture.transpose(1, 2, 0))
+            _title(axis, item.title)
+            if item.mark:
+                height, width = item.picture.shape[1:]
+                x, y = np.array([0, 1, 1, 0, 0]) * width - 0.5, np.array([0, 0, 1, 1, 0]) * height - 0.5
+                axis.plot(x, y, color=marks[item.mark], linewidth=4, clip_on=False, solid_joinstyle="miter")
+
+    return Figure(png=_draw(draw, width=1.9 * columns, height=1.9), alt=alt, caption=caption)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -132,7 +194,7 @@ class Located:
 
 
 def heat_maps(located: Sequence[Located], *, columns: int = 6, caption: str = "") -> Figure:
-    """Heat maps laid over their pictures, with the true boxes drawn in white."""
+    """Pictures that glow where their heat maps are high, with the true boxes drawn in white."""
     rows = -(-len(located) // columns)
 
     def draw(figure: Any) -> None:
@@ -141,14 +203,25 @@ def heat_maps(located: Sequence[Located], *, columns: int = 6, caption: str = ""
             axis.set_axis_off()
         for axis, item in zip(axes, located, strict=False):
             height, width = item.picture.shape[1:]
-            axis.imshow(item.picture.transpose(1, 2, 0))
-            axis.imshow(item.heat, cmap="inferno", alpha=0.55, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
-            axis.set_title(item.title, fontsize=7)
+            strength = (item.heat - item.heat.min()) / (np.ptp(item.heat) or 1.0)
+            axis.imshow((item.picture.transpose(1, 2, 0) * 0.75).astype(np.uint8))
+            extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+            axis.imshow(strength, cmap="autumn", alpha=0.75 * strength**2, extent=extent)
+            _title(axis, item.title)
+            axis.set_xlim(-0.5, width - 0.5)
+            axis.set_ylim(height - 0.5, -0.5)
             if item.box is not None:
                 x0, y0, x1, y1 = np.asarray(item.box) * (width, height, width, height)
                 axis.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color="white", linewidth=1.2)
 
     return Figure(png=_draw(draw, width=1.9 * columns, height=1.7 * rows), alt="heat maps", caption=caption)
+
+
+def _title(axis: Any, text: str) -> None:
+    """Small text above a picture, each line cut to about its width; dollar signs in file names are no formulas."""
+    letters = _TITLE_LETTERS
+    lines = [f"{line[: letters - 9]}…{line[-8:]}" if len(line) > letters else line for line in text.split("\n")]
+    axis.set_title("\n".join(lines), fontsize=7, parse_math=False)
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
@@ -167,7 +240,9 @@ def _draw(draw: Any, *, width: float, height: float) -> bytes:
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # file names in any script; the page has them
+        figure.savefig(stream, format="png", metadata={"Software": None})
     return stream.getvalue()
 
 

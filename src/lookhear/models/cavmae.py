@@ -31,6 +31,7 @@ from lookhear.models.tokens import (
 )
 from lookhear.models.transformer import Block, Stream, initialise_linear, layer_norm
 
+STEM_GAIN = 3.0  # of the last normalisation of a convolutional stem, at the start
 TOKEN_STD = 0.02  # of the normal draw that mask, modality and global tokens start from
 
 
@@ -131,9 +132,11 @@ class CAVMAEConfig:
 
 
 class Stem(nn.Module):
-    """Convolutions that make one token a patch: they learn from little data and time what a linear map learns slowly.
+    """Convolutions that make one token a patch: they learn from few clips what a linear map learns from millions.
 
-    Xiao et al., "Early convolutions help transformers see better", NeurIPS 2021. The strides multiply to the patch.
+    Early convolutions as in Xiao et al., "Early convolutions help transformers see better", NeurIPS 2021, with each
+    channel normalised over the positions of its window (instance normalisation): what is rare in a window, such as a
+    small object before a wide background, stands out. The strides multiply to the patch.
     """
 
     def __init__(self, grid: Grid, patch: tuple[int, int], channels: int, widths: tuple[int, ...]) -> None:
@@ -144,31 +147,37 @@ class Stem(nn.Module):
         for width, stride in zip(widths, strides, strict=True):
             reach = (-(-stride[0] // 2), -(-stride[1] // 2))  # the kernel reaches half a stride beyond its patch
             kernel = (2 * reach[0] + 1, 2 * reach[1] + 1)
-            layers += [nn.Conv2d(channels, width, kernel, stride, reach), nn.GroupNorm(1, width), nn.GELU()]
+            layers += [nn.Conv2d(channels, width, kernel, stride, reach), nn.GroupNorm(width, width), nn.ReLU()]
             channels = width
-        self.layers = nn.Sequential(*layers[:-2])  # the last convolution gives the tokens as they are
+        self.layers = nn.Sequential(*layers)
+
+    def initialise(self) -> None:
+        """Content starts out larger than the position that is added to it: learning sets in twice as early."""
+        norm = self.layers[-2]
+        assert isinstance(norm, nn.GroupNorm)
+        nn.init.constant_(norm.weight, STEM_GAIN)
 
     def forward(self, patches: Tensor) -> Tensor:
         """Patches (R, L, P) to tokens (R, L, D)."""
-        pictures = unpatchify(patches, self.grid, self.patch).contiguous(memory_format=torch.channels_last)
-        tokens: Tensor = self.layers(pictures)
+        # contiguous: group normalisation of a channels-last tensor is several times slower on CPUs
+        tokens: Tensor = self.layers(unpatchify(patches, self.grid, self.patch).contiguous())
         return tokens.flatten(2).transpose(1, 2)
 
 
 def _strides(size: int, count: int) -> list[int]:
-    """`count` strides whose product is `size`, the large ones last."""
+    """`count` strides whose product is `size`, the large ones first."""
     strides = [1] * count
-    factor = 2
     factors = []
+    factor = 2
     while size > 1:
         while size % factor == 0:
             factors.append(factor)
             size //= factor
         factor += 1
     for factor in sorted(factors, reverse=True):
-        smallest = min(range(count), key=lambda i: (strides[i], -i))
+        smallest = min(range(count), key=lambda i: (strides[i], i))
         strides[smallest] *= factor
-    return sorted(strides)
+    return sorted(strides, reverse=True)
 
 
 class Tower(nn.Module):
@@ -193,7 +202,9 @@ class Tower(nn.Module):
     def initialise(self) -> None:
         """The published start; the embedding's bias is PyTorch's own draw, as for the convolution it stands for."""
         nn.init.normal_(self.modality, std=TOKEN_STD)
-        if isinstance(self.patch_embedding, nn.Linear):
+        if isinstance(self.patch_embedding, Stem):
+            self.patch_embedding.initialise()
+        else:
             bound = self.patch_embedding.in_features**-0.5
             nn.init.uniform_(self.patch_embedding.bias, -bound, bound)
 

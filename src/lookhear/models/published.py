@@ -145,10 +145,11 @@ def to_published(model: nn.Module, tensors: Mapping[str, Tensor] | None = None) 
     name = model_name(model)
     config: Any = model.config
     encoder = config.encoder if isinstance(config, CAVMAEClassifierConfig) else config
-    if encoder.modalities == "visual" or encoder.picture_height != encoder.picture_width:
+    odd = encoder.modalities == "visual" or encoder.picture_height != encoder.picture_width
+    if odd or encoder.stem_channels:
         raise CheckpointError(
-            "the published layout has no place for a model of pictures alone or of pictures that are not square; "
-            "save it as a lookhear checkpoint"
+            "the published layout has no place for a model of pictures alone, of pictures that are not square, or "
+            "with a convolutional stem; save it as a lookhear checkpoint"
         )
     state = dict(model.state_dict()) if tensors is None else dict(tensors)
     unused: Any = model.unused if tensors is None else {}

@@ -6,9 +6,11 @@ R rows, L tokens, D width.
 from collections.abc import Sequence
 from enum import StrEnum
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+PLAIN_ATTENTION_TOKENS = 256
 NORM_EPS = 1e-5  # the published models use PyTorch's default, not the 1e-6 of most vision transformers
 
 
@@ -33,8 +35,21 @@ class Attention(nn.Module):
         """(R, L, D) -> (R, L, D)."""
         qkv = self.qkv(tokens).unflatten(2, (3, self.heads, -1))  # (R, L, 3, heads, head width)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(query, key, value)  # (R, heads, L, head width)
+        mixed = attend(query, key, value)  # (R, heads, L, head width)
         return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Softmax attention, (R, heads, L, head width) each, in the form that is faster at this length.
+
+    On CPUs the backward of the fused form is slow in bfloat16: below PLAIN_ATTENTION_TOKENS, two products and a softmax
+    train faster: 14 ms against 45 at 110 tokens, 72 against 94 at 250 (128 rows, 2 heads of 64, 2 cores).
+    """
+    short = query.shape[2] < PLAIN_ATTENTION_TOKENS and query.device.type == "cpu"
+    if short and query.dtype == torch.bfloat16 and torch.is_grad_enabled():
+        weights = (query * query.shape[3] ** -0.5) @ key.transpose(2, 3)  # (R, heads, L, L)
+        return weights.softmax(dim=3) @ value
+    return F.scaled_dot_product_attention(query, key, value)
 
 
 class Mlp(nn.Module):

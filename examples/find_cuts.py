@@ -1,0 +1,162 @@
+"""Does a two-second cut of sound find its own moment in a folder of media?
+
+    python examples/find_cuts.py FOLDER --model demo/run
+
+Ten random cuts of two seconds are taken from the sound of each file, encoded again (AAC), and searched for. A cut is
+found if the first hit is its own file and the hit's peak is within a second of the cut's centre. Three ways of
+searching stand side by side: the model, the same model untrained, and plain mean log-mel vectors of two-second windows
+compared by cosine. Cuts are drawn with a fixed seed. Prints JSON.
+"""
+
+import argparse
+import json
+import random
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lookhear import Index, embedder
+from lookhear.config import to_dict
+from lookhear.errors import UserError
+from lookhear.media.decode import read_clip
+from lookhear.media.encode import write_sound
+from lookhear.media.probe import find_media
+from lookhear.models.checkpoint import save_checkpoint
+from lookhear.search.crawl import index
+from lookhear.tasks.metrics import bootstrap_interval
+from lookhear.tasks.ridge import mean_log_mel
+
+CUT_SECONDS = 2.0
+TOLERANCE_SECONDS = 1.0
+PLAIN_HOP_SECONDS = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """A piece of a file's sound, written as a file of its own."""
+
+    source: Path
+    centre_seconds: float
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The first hit of one search."""
+
+    path: Path
+    peak_seconds: float
+
+
+def draw_cuts(folder: Path, scratch: Path, per_file: int, seed: int = 0) -> list[Cut]:
+    """`per_file` random cuts of each file that has at least two seconds of sound."""
+    rng = random.Random(seed)
+    cuts = []
+    for found in find_media(folder):
+        try:
+            clip = read_clip(found.path)
+        except UserError:
+            continue
+        if clip.waveform is None or clip.end_seconds - clip.start_seconds < CUT_SECONDS:
+            continue
+        for number in range(per_file):
+            start = rng.uniform(clip.start_seconds, clip.end_seconds - CUT_SECONDS)
+            first = round((start - clip.start_seconds) * clip.sample_rate)
+            path = scratch / f"{len(cuts):04d}-{number}.m4a"
+            write_sound(path, clip.waveform[first : first + int(CUT_SECONDS * clip.sample_rate)], clip.sample_rate)
+            cuts.append(Cut(source=found.path, centre_seconds=start + CUT_SECONDS / 2, path=path))
+    return cuts
+
+
+def search_with(model: embedder.Embedder, folder: Path, index_path: Path, cuts: list[Cut]) -> list[Found | None]:
+    """The first hits of an index that `model` makes of the folder; the sound of the library is searched."""
+    index([folder], model=model, index_path=index_path)
+    library = Index(index_path, model=model)
+    answers: list[Found | None] = []
+    for cut in cuts:
+        hits = library.search(sound=cut.path, within="sound", top=1)
+        answers.append(Found(path=Path(hits[0].path), peak_seconds=hits[0].peak_seconds) if hits else None)
+    return answers
+
+
+def search_plainly(folder: Path, cuts: list[Cut]) -> list[Found | None]:
+    """The first hits among the mean log-mel vectors of two-second windows."""
+    vectors, places = [], []
+    for found in find_media(folder):
+        try:
+            clip = read_clip(found.path)
+        except UserError:
+            continue
+        if clip.waveform is None:
+            continue
+        size, hop = int(CUT_SECONDS * clip.sample_rate), int(PLAIN_HOP_SECONDS * clip.sample_rate)
+        for first in range(0, max(len(clip.waveform) - size, 0) + 1, hop):
+            vectors.append(mean_log_mel(clip.waveform[first : first + size]))
+            centre = clip.start_seconds + first / clip.sample_rate + CUT_SECONDS / 2
+            places.append(Found(path=found.path, peak_seconds=centre))
+    table = np.stack(vectors)
+    table /= np.linalg.norm(table, axis=1, keepdims=True)
+    answers: list[Found | None] = []
+    for cut in cuts:
+        waveform = read_clip(cut.path).waveform
+        assert waveform is not None
+        answers.append(places[int((table @ mean_log_mel(waveform)).argmax())])
+    return answers
+
+
+def untrained(model: embedder.Embedder, scratch: Path) -> embedder.Embedder:
+    """A model of the same configuration with weights that were drawn and never trained."""
+    torch.manual_seed(0)
+    fresh = type(model.model)(model.config)
+    path = scratch / "untrained.safetensors"
+    save_checkpoint(path, fresh, preprocess=to_dict(model.preprocess.config))
+    return embedder.load(path)
+
+
+def judge(cuts: list[Cut], answers: list[Found | None]) -> dict[str, object]:
+    """Shares of cuts that found their own moment, and their own file; 95 % intervals over files."""
+    own_file = np.array([a is not None and a.path.samefile(c.source) for c, a in zip(cuts, answers, strict=True)])
+    near = np.array(
+        [
+            a is not None and abs(a.peak_seconds - c.centre_seconds) <= TOLERANCE_SECONDS
+            for c, a in zip(cuts, answers, strict=True)
+        ]
+    )
+    moment = own_file & near
+    files = sorted({cut.source for cut in cuts})
+    by_file = np.array([moment[[cut.source == file for cut in cuts]].mean() for file in files])
+    return {
+        "own_moment_first": round(float(moment.mean()), 4),
+        "own_moment_ci95": [round(value, 4) for value in bootstrap_interval(by_file)],
+        "own_file_first": round(float(own_file.mean()), 4),
+    }
+
+
+def main() -> None:
+    """Searches in three ways and prints the shares."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--cuts", type=int, default=10, help="of each file")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        cuts = draw_cuts(options.folder, scratch, options.cuts)
+        model = embedder.load(options.model)
+        report = {
+            "cuts": len(cuts),
+            "files": len({cut.source for cut in cuts}),
+            "trained": judge(cuts, search_with(model, options.folder, scratch / "trained", cuts)),
+            "untrained": judge(
+                cuts, search_with(untrained(model, scratch), options.folder, scratch / "untrained", cuts)
+            ),
+            "plain_log_mel": judge(cuts, search_plainly(options.folder, cuts)),
+        }
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
