@@ -67,7 +67,7 @@ def grid() -> Run:
             final_share=0.02,
             clip_norm=1.0,
         ),
-        epochs=40,
+        epochs=32,
         checkpoint_every=100,
         journal_every=5,
     )

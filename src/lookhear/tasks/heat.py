@@ -31,7 +31,7 @@ Method = Literal["cosine", "gradient", "occlusion", "region"]
 class HeatConfig:
     """How a map is made."""
 
-    method: Method = "cosine"
+    method: Method = "occlusion"
     """cosine of sound and patch; or gradient, occlusion or region: what the patches do to the score of the pair"""
     subtract_background: bool = False
     """ask what sets this sound apart from the mean sound of the set, where there is a set"""
