@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from synthetic import make_video
 
 from lookhear import bench
 from lookhear.media.decode import read_clip
+from synthetic import make_video
 
 
 def test_every_link_is_measured_beside_its_plain_form(tmp_path: Path) -> None:

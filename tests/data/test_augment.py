@@ -71,6 +71,17 @@ def test_flip_mirrors_whole_windows() -> None:
     assert 8 < sum(kinds) < 32
 
 
+def test_still_shows_the_middle_picture_throughout() -> None:
+    batch = _batch(clips=40, windows=2, channels=9)
+    held = augment(batch, AugmentConfig(still=0.5), DRAWS).frames.flatten(0, 1)
+    stills = 0
+    for before, after in zip(batch.frames.flatten(0, 1), held, strict=True):
+        still = torch.equal(after, before[3:6].repeat(3, 1, 1))
+        assert still or torch.equal(after, before)
+        stills += still
+    assert 20 < stills < 60
+
+
 def test_zoom_shows_a_part_of_the_picture() -> None:
     """A ramp from left to right stays a ramp, of a part of the range; the way back to size must not shift it."""
     ramp = torch.linspace(-1, 1, 64).expand(30, 1, 3, 8, 64)

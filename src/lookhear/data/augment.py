@@ -31,6 +31,8 @@ class AugmentConfig:
     """smallest share of the picture's side that a random cut keeps; 1: all of it"""
     color: float = 0.0
     """0 to 1: how far hue turns, and saturation, contrast and brightness go up or down"""
+    still: float = 0.0
+    """share of the windows whose pictures are all replaced by the middle one, so that a still can be searched with"""
     gain: float = 0.0
     """largest change of loudness, in deviations of the log-mel"""
     equaliser: float = 0.0
@@ -42,7 +44,7 @@ class AugmentConfig:
         problems = [
             f"{name} is {value}; it must be from 0 to 1"
             for name, value in vars(self).items()
-            if name in ("flip", "color") and not 0 <= value <= 1
+            if name in ("flip", "color", "still") and not 0 <= value <= 1
         ]
         if not 0 < self.zoom <= 1:
             problems.append(f"zoom is {self.zoom}; it must be above 0 and at most 1")
@@ -55,11 +57,20 @@ class AugmentConfig:
 def augment(batch: Batch, config: AugmentConfig, draws: Draws) -> Batch:
     """A preprocessed batch, changed. Frames of one window are changed alike. A missing modality stays missing."""
     frames, audio = batch.frames, batch.audio
+    if frames is not None and config.still:
+        frames = _hold_still(frames, batch.index, config.still, draws)
     if frames is not None and (config.flip or config.zoom < 1 or config.color):
         frames = _change_pictures(frames, batch.index, config, draws)
     if audio is not None and (config.gain or config.equaliser or config.noise):
         audio = _change_sound(audio, batch.index, config, draws)
     return dataclasses.replace(batch, frames=frames, audio=audio)
+
+
+def _hold_still(frames: Tensor, index: Tensor, share: float, draws: Draws) -> Tensor:
+    each = frames.unflatten(2, (-1, 3))  # (B, N, pictures, 3, H, W)
+    middle = each[:, :, each.shape[2] // 2, None]
+    chosen = draws.uniform(index, frames.shape[1], purpose="augment still") < share  # (B, N)
+    return torch.where(chosen[:, :, None, None, None, None], middle, each).flatten(2, 3)
 
 
 def _change_pictures(frames: Tensor, index: Tensor, config: AugmentConfig, draws: Draws) -> Tensor:
