@@ -37,4 +37,4 @@ def test_the_plain_decode_shows_the_same_moments(tmp_path: Path) -> None:
     pictures, sound = bench._plain_decode(path, times)
     clip = read_clip(path, frame_seconds=tuple(times), short_side=224)
     assert len(pictures) == len(clip.frames)
-    assert sound.shape[1] == pytest.approx(len(clip.waveform), abs=400)
+    assert 0 <= sound.shape[1] - len(clip.waveform) <= 1100, "AAC pads its last packet; nothing else may differ"

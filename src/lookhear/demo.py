@@ -44,7 +44,9 @@ class DemoSettings:
     held_out: int = 96
     """scenes to be tested on"""
     seed: int = 0
-    """of the scenes; the held-out ones are made from the next seed"""
+    """of the scenes to learn from"""
+    held_out_seed: int = 1000
+    """of the scenes to be tested on"""
     recipe: str = "tiny"
     """what is trained"""
     frames_per_second: float = 8.0
@@ -57,6 +59,10 @@ class DemoSettings:
     """heat maps drawn into the report"""
     held_out_share: float = 0.2
     """of the user's own videos, with --media"""
+
+    def __post_init__(self) -> None:
+        if self.seed == self.held_out_seed:
+            raise ConfigError("seed and held_out_seed are equal: it would be tested on what it learned from")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +198,7 @@ def _make_library(out: Path, workers: int, settings: DemoSettings, show_progress
     folders = {"learn": out / "library" / "learn", "held_out": out / "library" / "held_out"}
     for half, count, seed in (
         ("learn", settings.learn, settings.seed),
-        ("held_out", settings.held_out, settings.seed + 1),
+        ("held_out", settings.held_out, settings.held_out_seed),
     ):
         with show_progress("scenes") as progress:
             make_scenes(folders[half], count=count, seed=seed, workers=workers, progress=progress)

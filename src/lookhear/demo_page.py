@@ -144,9 +144,9 @@ def machine() -> dict[str, Any]:
 def machine_line(report: Mapping[str, Any]) -> str:
     """On what, by which command and in what time the figures were measured."""
     machine, seconds = report["machine"], report["seconds"]["all"]
-    again = ", going on from an earlier call" if report["went_on"] else ""
+    taken = ", going on from an earlier call" if report["went_on"] else f" in {seconds:.0f} s"
     return (
-        f"Measured by `{report['command']}` (lookhear {report['lookhear']}) in {seconds:.0f} s{again}, on "
+        f"Measured by `{report['command']}` (lookhear {report['lookhear']}){taken}, on "
         f"{machine['cores']} cores of {machine['processor']}, {machine['system']}, {machine['device']} "
         f"{machine['dtype']}, torch {machine['torch']}."
     )

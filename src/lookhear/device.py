@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 
 from lookhear import distributed
-from lookhear.errors import UserError
+from lookhear.errors import ConfigError, UserError
 
 Dtype = Literal["auto", "bfloat16", "float32"]
 
@@ -22,7 +22,7 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"no device '{name}'; use auto, cpu, cuda, cuda:1 or mps") from None
+        raise ConfigError(f"no device '{name}'; use auto, cpu, cuda, cuda:1 or mps") from None
     missing = (device.type == "cuda" and not torch.cuda.is_available()) or (
         device.type == "mps" and not torch.backends.mps.is_available()
     )
