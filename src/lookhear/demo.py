@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lookhear.config import override, to_dict
-from lookhear.errors import MediaError, StoreError, UserError
+from lookhear.errors import ConfigError, MediaError, UserError
 from lookhear.progress import Progress
 
 if TYPE_CHECKING:
