@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from lookhear.demo_page import BASELINES, HEAD, cells, machine_line, rows
+from lookhear.demo_page import BASELINES, EVENT_ONLY, HEAD, cells, machine_line, rows
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(<!-- demo:begin -->\n).*?(<!-- demo:end -->)", re.DOTALL)
@@ -31,6 +31,9 @@ def block(report: Mapping[str, Any]) -> str:
     kind_only = report["retrieval"]["kind_only_r1"]
     if kind_only is not None:
         notes.append(f"Knowing the kind of a clip and nothing else would give R@1 {kind_only:.3f}.")
+    event_only = report["sync"]["event_only_accuracy"]
+    if event_only is not None:
+        notes.append(f"{EVENT_ONLY} {event_only:.3f}.")
     return f"{table}\n\n{' '.join(notes)}\n\n{machine_line(report)}\n"
 
 

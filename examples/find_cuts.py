@@ -5,7 +5,7 @@
 Ten random cuts of two seconds are taken from the sound of each file, encoded again (AAC), and searched for. A cut is
 found if the first hit is its own file and the hit's peak is within a second of the cut's centre. Three ways of
 searching stand side by side: the model, the same model untrained, and plain mean log-mel vectors of two-second windows
-compared by cosine. Cuts are drawn with a fixed seed. Prints JSON.
+compared by cosine, all on the same grid of moments. Cuts are drawn with a fixed seed. Prints JSON.
 """
 
 import argparse
@@ -31,7 +31,6 @@ from lookhear.tasks.ridge import mean_log_mel
 
 CUT_SECONDS = 2.0
 TOLERANCE_SECONDS = 1.0
-PLAIN_HOP_SECONDS = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +70,11 @@ def draw_cuts(folder: Path, scratch: Path, per_file: int, seed: int = 0) -> list
     return cuts
 
 
-def search_with(model: embedder.Embedder, folder: Path, index_path: Path, cuts: list[Cut]) -> list[Found | None]:
+def search_with(
+    model: embedder.Embedder, folder: Path, index_path: Path, cuts: list[Cut], hop: float
+) -> list[Found | None]:
     """The first hits of an index that `model` makes of the folder; the sound of the library is searched."""
-    index([folder], model=model, index_path=index_path)
+    index([folder], model=model, index_path=index_path, hop_seconds=hop)
     library = Index(index_path, model=model)
     answers: list[Found | None] = []
     for cut in cuts:
@@ -82,7 +83,7 @@ def search_with(model: embedder.Embedder, folder: Path, index_path: Path, cuts: 
     return answers
 
 
-def search_plainly(folder: Path, cuts: list[Cut]) -> list[Found | None]:
+def search_plainly(folder: Path, cuts: list[Cut], hop_seconds: float) -> list[Found | None]:
     """The first hits among the mean log-mel vectors of two-second windows."""
     vectors, places = [], []
     for found in find_media(folder):
@@ -92,7 +93,7 @@ def search_plainly(folder: Path, cuts: list[Cut]) -> list[Found | None]:
             continue
         if clip.waveform is None:
             continue
-        size, hop = int(CUT_SECONDS * clip.sample_rate), int(PLAIN_HOP_SECONDS * clip.sample_rate)
+        size, hop = int(CUT_SECONDS * clip.sample_rate), int(hop_seconds * clip.sample_rate)
         for first in range(0, max(len(clip.waveform) - size, 0) + 1, hop):
             vectors.append(mean_log_mel(clip.waveform[first : first + size]))
             centre = clip.start_seconds + first / clip.sample_rate + CUT_SECONDS / 2
@@ -141,6 +142,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--cuts", type=int, default=10, help="of each file")
+    parser.add_argument("--hop", type=float, default=0.4, help="seconds between moments, the same for all three")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
@@ -148,12 +150,13 @@ def main() -> None:
         model = embedder.load(options.model)
         report = {
             "cuts": len(cuts),
+            "hop_seconds": options.hop,
             "files": len({cut.source for cut in cuts}),
-            "trained": judge(cuts, search_with(model, options.folder, scratch / "trained", cuts)),
+            "trained": judge(cuts, search_with(model, options.folder, scratch / "trained", cuts, options.hop)),
             "untrained": judge(
-                cuts, search_with(untrained(model, scratch), options.folder, scratch / "untrained", cuts)
+                cuts, search_with(untrained(model, scratch), options.folder, scratch / "untrained", cuts, options.hop)
             ),
-            "plain_log_mel": judge(cuts, search_plainly(options.folder, cuts)),
+            "plain_log_mel": judge(cuts, search_plainly(options.folder, cuts, options.hop)),
         }
     print(json.dumps(report, indent=1))
 

@@ -25,7 +25,7 @@ class FakeStore:
         self.num_clips = num_clips
         self.silent = silent
         self.nan_clip = nan_clip
-        self.config = PrepareConfig(clip_seconds=SECONDS)
+        self.config = PrepareConfig(clip_seconds=SECONDS, frames_per_second=25.0)
         self.path = "memory"
         self.digest = f"fake-{num_clips}-{silent}"
         self.clips = [self._clip(index) for index in range(num_clips)]

@@ -28,7 +28,7 @@ class StoreStandIn:
     clips: list[StoredClip]
     pictures: list[np.ndarray]
     sounds: list[np.ndarray]
-    config: PrepareConfig = field(default_factory=PrepareConfig)
+    config: PrepareConfig = field(default_factory=lambda: PrepareConfig(frames_per_second=25.0))
     path: str = "stand-in"
 
     def __len__(self) -> int:

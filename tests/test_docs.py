@@ -144,6 +144,7 @@ _REPORT: dict[str, Any] = {
         "clips": 96,
     },
     "sync": {
+        "event_only_accuracy": 0.33,
         "accuracy": 0.6,
         "accuracy_ci95": [0.5, 0.7],
         "chance": 0.17,

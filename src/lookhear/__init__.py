@@ -3,8 +3,10 @@
 The public names, all of which can be used as `lookhear.NAME`:
 
 - `load(checkpoint)` -> `Embedder`: media to embeddings with times.
+- `index(folders, model=..., index_path=...)`: make or update a search index.
 - `Index(path).search(sound=..., picture=..., clip=...)` -> list of `Hit`: find moments.
 - `prepare(folder, store)`, `pretrain(recipe, store=..., folder=...)`: learn from your own videos.
+- `evaluate_retrieval`, `evaluate_sync`, `evaluate_localization`, `localize`: what was learned, measured and shown.
 - `read_clip(path)` -> `Clip`, `probe(path)` -> `MediaInfo`: media on its own clock.
 - `make_scenes(folder, count=...)`: small real videos with known truth.
 - `UserError`: every error that a user can mend.
@@ -26,8 +28,12 @@ if TYPE_CHECKING:
     from lookhear.media.probe import probe
     from lookhear.media.scenes import make_scenes
     from lookhear.recipes import pretrain
+    from lookhear.search.crawl import index
     from lookhear.search.index import Index
     from lookhear.search.query import Hit
+    from lookhear.tasks.localization import evaluate_localization, localize
+    from lookhear.tasks.retrieval import evaluate_retrieval
+    from lookhear.tasks.sync import evaluate_sync
 
 __version__ = "0.1.0"
 
@@ -38,7 +44,12 @@ __all__ = [
     "Index",
     "Store",
     "UserError",
+    "evaluate_localization",
+    "evaluate_retrieval",
+    "evaluate_sync",
+    "index",
     "load",
+    "localize",
     "make_scenes",
     "prepare",
     "pretrain",
@@ -52,7 +63,12 @@ _HOMES = {
     "Hit": "lookhear.search.query",
     "Index": "lookhear.search.index",
     "Store": "lookhear.data.store",
+    "evaluate_localization": "lookhear.tasks.localization",
+    "evaluate_retrieval": "lookhear.tasks.retrieval",
+    "evaluate_sync": "lookhear.tasks.sync",
+    "index": "lookhear.search.crawl",
     "load": "lookhear.embedder",
+    "localize": "lookhear.tasks.localization",
     "make_scenes": "lookhear.media.scenes",
     "prepare": "lookhear.data.prepare",
     "pretrain": "lookhear.recipes",

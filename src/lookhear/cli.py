@@ -15,7 +15,7 @@ import tyro
 
 from lookhear import __version__
 from lookhear.config import override, to_dict
-from lookhear.console import out, print_record, print_rows, say, show_progress
+from lookhear.console import finish, out, prepare_streams, print_record, print_rows, say, show_progress
 from lookhear.errors import UserError
 
 Set = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="NAME=VALUE"), tyro.conf.UseAppendAction]
@@ -439,11 +439,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    if words == ["--version"]:
-        out(__version__)
-        return 0
+    prepare_streams()
     try:
-        return parse(words).run() or 0
+        if words == ["--version"]:
+            out(__version__)
+            return finish()
+        code = parse(words).run() or 0
+        return finish() or code
     except UserError as error:
         if debug:
             raise
@@ -454,9 +456,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         say("lookhear: interrupted")
         return 130
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        sys.stderr.close()
-        return 0
+    except BrokenPipeError:
+        return finish()
 
 
 _DESCRIPTION = """Learn from unlabelled video how sound and picture belong together, and find moments by a sound, \

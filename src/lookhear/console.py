@@ -1,6 +1,8 @@
 """How results and talk reach the terminal: results on stdout, talk and progress on stderr."""
 
+import io
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,6 +11,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lookhear.progress import Progress
+
+
+def prepare_streams() -> None:
+    """File names are printed as the bytes that they are, also those that are no text."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+
+
+def finish() -> int:
+    """Sends what is still to be printed; 0 also where the reader has gone away, as `head` does."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to complain at exit
+    return 0
 
 
 def out(text: str) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lookhear.config import override, to_dict
-from lookhear.errors import ConfigError, MediaError, UserError
+from lookhear.errors import ConfigError, MediaError, StoreError, UserError
 from lookhear.progress import Progress
 
 if TYPE_CHECKING:
@@ -412,14 +412,17 @@ def _search(
 
 
 def _cut_query(path: Path, at_seconds: float, form: str, target: Path) -> Path | None:
-    """Two seconds of `path` around a time as a file, `target` with a suffix; None where they hold nothing."""
+    """Two seconds of `path` around a time as a file, `target` with a suffix; None where nothing can be read there."""
     from PIL import Image
 
     from lookhear.media.decode import read_clip
     from lookhear.media.encode import write_sound, write_video
 
     start = max(at_seconds - 1.0, 0.0)
-    cut = read_clip(path, start_seconds=start, end_seconds=start + 2.0, frames_per_second=12.5, short_side=480)
+    try:
+        cut = read_clip(path, start_seconds=start, end_seconds=start + 2.0, frames_per_second=12.5, short_side=480)
+    except MediaError:
+        return None
     target.parent.mkdir(parents=True, exist_ok=True)
     if form == "sound" and cut.waveform is not None:
         query = target.with_suffix(".wav")
@@ -430,7 +433,8 @@ def _cut_query(path: Path, at_seconds: float, form: str, target: Path) -> Path |
         Image.fromarray(cut.frames[middle].transpose(1, 2, 0)).save(query, quality=80)
     elif form == "clip" and cut.frames is not None and len(cut.frames):
         query = target.with_suffix(".mp4")
-        pictures = cut.frames.transpose(0, 2, 3, 1)
+        rows, columns = (side // 2 * 2 for side in cut.frames.shape[2:])  # H.264 wants even sides
+        pictures = cut.frames[:, :, :rows, :columns].transpose(0, 2, 3, 1)
         write_video(query, frames=iter(pictures), frames_per_second=12.5, waveform=cut.waveform)
     else:
         return None

@@ -44,9 +44,11 @@ class Row:
 
 HEAD = ("on held-out clips", "measured", "95 % interval", "chance", "baseline", "pairs shuffled", "n")
 BASELINES = (
-    "Baseline: ridge regression from picture to sound (retrieval, sync), or a map that is hottest in the middle "
+    "Baseline: ridge regression between picture and sound (retrieval, sync), or a map that is hottest in the middle "
     "(localization). Pairs shuffled: the same with another clip's sound. Intervals: bootstrap over clips."
 )
+
+EVENT_ONLY = "Whoever knew only in which windows something happens would find a frame's moment in a share of"
 
 
 def rows(report: Mapping[str, Any]) -> list[Row]:
@@ -179,9 +181,7 @@ def write_report(
             Section(
                 title="Where the sound comes from",
                 paragraphs=() if places.result else (f"Shown, not measured: {report['localization']['reason']}.",),
-                figures=(
-                    heat_maps(places.shown, caption=f"{box}Glowing: where the picture agrees most with the sound."),
-                ),
+                figures=(heat_maps(places.shown, caption=f"{box}Glowing: what the match with the sound depends on."),),
             )
         )
     seconds = tuple((name, f"{value:.0f}") for name, value in report["seconds"].items())
@@ -204,6 +204,9 @@ def _learned(report: Mapping[str, Any], measured: "Measured", journal: Sequence[
         for key, name in (("audio_to_visual", "sound to picture"), ("visual_to_audio", "picture to sound"))
     )
     paragraphs = [f"{retrieval['clips']} clips that were not learned from. All shares from 0 to 1. {BASELINES}"]
+    event_only = report["sync"]["event_only_accuracy"]
+    if event_only is not None:
+        paragraphs.append(f"{EVENT_ONLY} {event_only:.3f}.")
     if retrieval["kind_only_r1"] is not None:
         paragraphs.append(
             f"Whoever knew the kind of each clip and nothing else would reach R@1 {retrieval['kind_only_r1']:.3f}; "

@@ -23,6 +23,8 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError(f"no device '{name}'; use auto, cpu, cuda, cuda:1 or mps") from None
+    if name == "cuda" and torch.cuda.is_available():
+        return torch.device("cuda", distributed.local_rank() % torch.cuda.device_count())
     missing = (device.type == "cuda" and not torch.cuda.is_available()) or (
         device.type == "mps" and not torch.backends.mps.is_available()
     )

@@ -51,6 +51,8 @@ def process_group(device: torch.device) -> Iterator[None]:
     if not was_launched() or not dist.is_available() or dist.is_initialized():
         yield
         return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:

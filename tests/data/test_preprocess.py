@@ -15,6 +15,7 @@ from lookhear.data.batch import Batch
 from lookhear.data.preprocess import (
     Preprocess,
     PreprocessConfig,
+    check_store,
     cut_padded,
     log_mel,
     measure_statistics,
@@ -274,3 +275,11 @@ def test_statistics_equal_the_plain_mean(store: Store) -> None:
 def test_a_store_with_other_sound_is_refused(store: Store) -> None:
     with pytest.raises(StoreError, match="channel=first"):
         measure_statistics(store, replace(SMALL, channel="first"))
+
+
+def test_a_store_with_too_few_pictures_for_short_windows_is_refused(store_path: Path) -> None:
+    """Otherwise a window would be shown the picture of another moment, and nobody would know."""
+    store = Store(store_path)  # 5 pictures a second
+    check_store(store, PreprocessConfig(audio_frames=40))
+    with pytest.raises(StoreError, match=r"keeps 5 pictures a second.*frames_per_second=20"):
+        check_store(store, PreprocessConfig(audio_frames=10))

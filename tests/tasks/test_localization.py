@@ -18,8 +18,10 @@ from lookhear.media.encode import write_video
 from lookhear.models.cavmae_sync import CAVMAESync, CAVMAESyncConfig
 from lookhear.models.tokens import Encoded, Grid, Mask, Masks, Output, patchify
 from lookhear.tasks.heat import HeatConfig
-from lookhear.tasks.localization import crop_of, enlarge, evaluate_localization, heat_map
+from lookhear.tasks.localization import crop_of, enlarge, evaluate_localization, heat_map, localize
 from stand_ins import StoreStandIn, stored_clip
+from synthetic import make_video
+from tiny_embedder import tiny_embedder
 
 SIDE, PATCH = 32, 4
 FRAME_HEIGHT, FRAME_WIDTH = 40, 64
@@ -265,3 +267,11 @@ def test_settings_that_make_no_map_are_refused() -> None:
         HeatConfig(region_patches=0)
     with pytest.raises(ConfigError, match="covers the whole grid"):
         heat_map(ToyEmbedder(), _clip(BOXES[0]), 0.5, config=HeatConfig(method="region", region_patches=8))
+
+
+@pytest.mark.parametrize("at_seconds", [-1.0, 1000.0])
+def test_a_time_outside_the_file_is_refused(tmp_path: Path, at_seconds: float) -> None:
+    """Not answered with the map of another moment."""
+    model, video = tiny_embedder(tmp_path), make_video(tmp_path / "clip.mp4")
+    with pytest.raises(MediaError, match="has nothing at"):
+        localize(video, model=model.path, at_seconds=at_seconds, out=tmp_path / "heat.png")

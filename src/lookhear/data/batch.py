@@ -25,11 +25,13 @@ class Batch:
     labels: Tensor | None = None  # float32 (B, num_classes), multi-hot
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on `device`."""
+        """The same batch on `device`. Times become float32 on Apple's GPUs, which have no float64."""
         moved: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Tensor):
+                if value.dtype == torch.float64 and torch.device(device).type == "mps":
+                    value = value.float()
                 moved[field.name] = value.to(device, non_blocking=True)
         return replace(self, **moved)
 

@@ -7,7 +7,7 @@ channels, H rows, W columns.
 import contextlib
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -289,7 +289,7 @@ def cut_padded(waveform: np.ndarray, first: int, count: int) -> np.ndarray:
 
 
 def check_store(store: Store, config: PreprocessConfig) -> None:
-    """Raises StoreError if windows of `config` cannot be cut from `store`, because its sound was made otherwise."""
+    """Raises StoreError if windows of `config` cannot be cut from `store`: other sound, or too few pictures."""
     has, wants = store.config, config
     if (has.channel, has.sample_rate) != (wants.channel, wants.sample_rate):
         raise StoreError(
@@ -297,20 +297,34 @@ def check_store(store: Store, config: PreprocessConfig) -> None:
             f"'{wants.channel}' at {wants.sample_rate} Hz is wanted; prepare it again with channel={wants.channel} "
             f"and sample_rate={wants.sample_rate}"
         )
+    wanted = wants.frames_per_window / wants.window_seconds
+    if has.frames_per_second * wants.window_seconds < 0.999:
+        raise StoreError(
+            f"the store {store.path} keeps {has.frames_per_second:g} pictures a second, too few for windows of "
+            f"{wants.window_seconds:g} s with {wants.frames_per_window}: pictures would come from other windows; "
+            f"prepare it again with --set frames_per_second={max(2 * wanted, 1):.3g}"
+        )
 
 
 def measure_statistics(
-    store: Store, config: PreprocessConfig, *, num_clips: int = 200, seed: int = 0
+    store: Store,
+    config: PreprocessConfig,
+    *,
+    num_clips: int = 200,
+    seed: int = 0,
+    indices: Sequence[int] | np.ndarray | None = None,
 ) -> PreprocessConfig:
-    """`config` with the mean and standard deviation of log-mel values over windows of `num_clips` random clips.
+    """`config` with the mean and standard deviation of log-mel values over windows of random clips.
 
-    One window of each, inside what was decoded. Raises StoreError if the store has no sound.
+    One window of each of `num_clips` of the clips `indices` (None: of all), inside what was decoded. Raises StoreError
+    if none of them has sound.
     """
     check_store(store, config)
     preprocess = Preprocess(config)
     count, total, squares = 0, 0.0, 0.0
     num_measured = 0
-    for index in epoch_order(seed, 0, len(store)):
+    chosen = np.arange(len(store)) if indices is None else np.asarray(indices)
+    for index in chosen[epoch_order(seed, 0, len(chosen))]:
         clip = store.clips[int(index)]
         if clip.sound_span is None:
             continue

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from lookhear.data.sampling import frame_times, nearest_frames
-from lookhear.errors import StoreError, UserError
+from lookhear.errors import MediaError, StoreError, UserError
 from lookhear.media.clip import Clip
 from lookhear.progress import Progress, quiet
 from lookhear.tasks.heat import HeatConfig, PairedWindow, heat_grid, pair_window
@@ -336,6 +336,10 @@ def _read_around(embedder: "Embedder", path: str | Path, at_seconds: float) -> C
     from lookhear.media.probe import probe
 
     info = probe(path)
+    if not info.start_seconds <= at_seconds < info.end_seconds:
+        raise MediaError(
+            f"'{path}' has nothing at {at_seconds:g} s; it goes from {info.start_seconds:g} to {info.end_seconds:g} s"
+        )
     window = embedder.window_seconds
     start = _start_around(at_seconds, info.start_seconds, info.end_seconds, window)
     settings = embedder.preprocess.config

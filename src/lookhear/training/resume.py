@@ -65,7 +65,8 @@ def open_run_folder(run: Run, store: Store, folder: Path) -> PreprocessConfig:
             raise UserError(f"cannot make the run folder {folder}: {error.strerror or error}") from None
         preprocess = run.preprocess
         if run.data.measure_statistics:
-            preprocess = measure_statistics(store, preprocess, seed=run.seed)
+            chosen = None if run.data.split is None else store.clips_in_split(run.data.split)
+            preprocess = measure_statistics(store, preprocess, seed=run.seed, indices=chosen)
         values = {
             "format": FORMAT,
             "run": run.to_dict(),
