@@ -14,7 +14,15 @@ class ConfigError(UserError):
 
 
 class MediaError(UserError):
-    """A media file that cannot be read, or not in the way that was asked."""
+    """A media file that cannot be read, or not in the way that was asked.
+
+    `reason` says why without the path: what a store or an index writes down beside the name of the file, so that it
+    does not depend on how the folder was spelled.
+    """
+
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason or message
 
 
 class StoreError(UserError):
@@ -27,3 +35,10 @@ class CheckpointError(UserError):
 
 class IndexStateError(UserError):
     """A search index that is missing, was made by another model, or cannot answer what is asked."""
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file could not be read, without its path, which the texts of system and decoder errors end with."""
+    if isinstance(error, MediaError):
+        return error.reason
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

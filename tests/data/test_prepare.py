@@ -433,6 +433,33 @@ def test_lists_with_labels_and_missing_files(own_media: Path, tmp_path: Path) ->
     assert prepare(plain, tmp_path / "plain", workers=0).counts["ok"] == 2
 
 
+def test_any_legal_name_can_stand_in_a_list(tmp_path: Path) -> None:
+    names = ["a\u2028b.mp4", "c\rd.mp4", " e\x85f.mp4 ", "g\x0ch.mp4"]
+    plain = tmp_path / "list.txt"
+    plain.write_bytes("\ufeff".encode() + "\r\n".join(["# four", "", " ", *names, ""]).encode())
+    assert list(read_list(plain)) == names
+    table = tmp_path / "list.csv"
+    names.append("i\nj.mp4")
+    rows = "".join(f'"{name}", dog ;cat\r\n' for name in names)
+    table.write_bytes(f"\ufeffpath,label\r\n{rows}".encode())
+    assert read_list(table) == dict.fromkeys(names, FileLabels(labels=("dog", "cat")))
+
+
+def test_how_the_source_is_spelled_does_not_change_a_byte(
+    own_media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synthetic.make_empty(own_media / "empty.mp4")
+    synthetic.make_renamed_text(own_media / "text.mp4")
+    synthetic.make_truncated(own_media / "clip 0.mp4", own_media / "truncated.mp4")  # without its index
+    monkeypatch.chdir(tmp_path)
+    prepare(own_media.relative_to(tmp_path), tmp_path / "relative", workers=0)
+    prepare(own_media.resolve(), tmp_path / "absolute", workers=1)
+    assert contents(tmp_path / "relative") == contents(tmp_path / "absolute")
+    rows = rows_of(tmp_path / "relative")
+    assert (rows["empty.mp4"].status, rows["empty.mp4"].reason) == ("refused", "it is empty (0 bytes)")
+    assert not [row for row in rows.values() if own_media.name in row.reason]
+
+
 def test_labels_must_fit_the_source(own_media: Path, tmp_path: Path) -> None:
     table = tmp_path / "labels.csv"
     table.write_text("file,label\nclip 1.mp4,dog\nunknown.mp4,cat\n")

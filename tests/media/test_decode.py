@@ -1,6 +1,7 @@
 """If these fail, clips hold frames or sound of other times, wrong colours, or something that was made up."""
 
 import os
+import pickle
 import subprocess
 import sys
 from itertools import pairwise
@@ -446,8 +447,12 @@ def test_what_is_no_media_file_is_refused_with_its_reason(tmp_path: Path) -> Non
         with pytest.raises(MediaError, match="is not a media file"):
             open_media(path)
     for reason, path in cases.items():
-        with pytest.raises(MediaError, match=reason):
+        with pytest.raises(MediaError, match=reason) as caught:
             open_media(path)
+        copy = pickle.loads(pickle.dumps(caught.value))  # as it crosses from one process to another
+        assert str(path) in str(copy)
+        assert reason in copy.reason
+        assert str(path) not in copy.reason
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such links and permissions there")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lookhear.errors import MediaError
+from lookhear.media.info import is_loss
 from lookhear.media.probe import MEDIA_SUFFIXES, find_media, probe
 from synthetic import make_cover_art, make_long, make_messy_folder, make_sound, make_video
 
@@ -33,6 +34,8 @@ def test_cover_art_is_no_picture_track(tmp_path: Path) -> None:
     info = probe(make_cover_art(tmp_path / "a.m4a"))
     assert info.video is None
     assert info.problems == ("its only picture is cover art",)
+    assert not is_loss(info.problems[0])
+    assert is_loss("a packet of its cover art is damaged")
 
 
 def test_a_late_track_starts_late(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import TextIO
 
 from lookhear.data.manifest import FileLabels
 from lookhear.errors import UserError
@@ -14,18 +15,15 @@ def read_list(path: str | Path) -> dict[str, FileLabels]:
     """Paths named by a list file, as written there (forward slashes), in its order.
 
     A `.csv` file has a header with a column `path` (or `file`) and may have `label` (several are separated by `;`)
-    and `split`; other columns are ignored. Any other file holds one path a line; empty lines and lines that start
-    with `#` are skipped. Raises UserError for a file that cannot be read so.
+    and `split`; other columns are ignored. Any other file holds one path a line; blank lines and lines that start
+    with `#` are skipped. Spaces around a path belong to it. Raises UserError for a file that cannot be read so.
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # a name may hold any other kind of line end
+            return _read_csv(path, file) if path.suffix.lower() == ".csv" else _read_lines(file.read())
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read the list {path}: {error}") from error
-    if path.suffix.lower() == ".csv":
-        return _read_csv(path, text)
-    lines = (line.strip() for line in text.split("\n"))
-    return {_posix(line): FileLabels() for line in lines if line and not line.startswith("#")}
 
 
 def read_labels(path: str | Path) -> dict[str, FileLabels]:
@@ -35,8 +33,13 @@ def read_labels(path: str | Path) -> dict[str, FileLabels]:
     return read_list(path)
 
 
-def _read_csv(path: Path, text: str) -> dict[str, FileLabels]:
-    reader = csv.DictReader(text.splitlines(keepends=True))
+def _read_lines(text: str) -> dict[str, FileLabels]:
+    lines = (line.removesuffix("\r") for line in text.split("\n"))
+    return {_posix(line): FileLabels() for line in lines if line.strip() and not line.startswith("#")}
+
+
+def _read_csv(path: Path, file: TextIO) -> dict[str, FileLabels]:
+    reader = csv.DictReader(file)
     columns = [name.strip() for name in reader.fieldnames or ()]
     reader.fieldnames = columns
     path_column = next((name for name in _PATH_COLUMNS if name in columns), None)
@@ -46,8 +49,8 @@ def _read_csv(path: Path, text: str) -> dict[str, FileLabels]:
         raise UserError(f"{path} needs a header with a column 'path'; its first line has: {found}")
     entries = {}
     for row in reader:
-        name = (row[path_column] or "").strip()
-        if not name:
+        name = row[path_column] or ""
+        if not name.strip():
             continue
         labels = (row[label_column] or "") if label_column else ""
         entries[_posix(name)] = FileLabels(

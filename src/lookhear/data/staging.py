@@ -26,9 +26,10 @@ from PIL import Image
 from lookhear.config import to_dict
 from lookhear.data.manifest import FileLabels, ManifestRow, Status, json_line
 from lookhear.data.store import WAV_HEADER_BYTES, PrepareConfig, clip_id
-from lookhear.errors import StoreError
+from lookhear.errors import StoreError, reason_of
 from lookhear.media.clip import Clip, ClipRequest
 from lookhear.media.decode import MediaInfo, open_media
+from lookhear.media.info import is_loss
 
 # A rest of a file that is shorter than this is joined to the clip before it.
 MIN_CLIP_SECONDS = 1.0
@@ -119,7 +120,7 @@ def _stage(job: StageJob) -> ManifestRow:
         except (StoreError, MemoryError):
             raise  # the store cannot be written; the memory limit is the pool's to explain
         except Exception as error:  # whatever a decoder makes of a bad file: keep what came before, say why it ended
-            failure = str(error) or type(error).__name__
+            failure = reason_of(error)
         row = _row(job, findings, refusal=failure)
     record = {"row": to_dict(row), "clips": piece.clips, "bytes": piece.size, "sha256": piece.hash.hexdigest()}
     _write_record(piece_path, record)
@@ -209,7 +210,7 @@ def _row(job: StageJob, findings: _Findings, *, refusal: str) -> ManifestRow:
     has_picture, has_sound = findings.picture_seconds > 0, findings.sound_seconds > 0
     problems = [*(info.problems if info else ()), *findings.problems, *([refusal] if refusal else [])]
     remarks = list(dict.fromkeys(problems))
-    losses = [remark for remark in remarks if _is_loss(remark)]
+    losses = [remark for remark in remarks if is_loss(remark)]
     for track, decoded, name in ((video, has_picture, "picture"), (audio, has_sound, "sound")):
         if track and not decoded:
             losses.append(f"no {name} could be decoded")
@@ -244,11 +245,6 @@ def _row(job: StageJob, findings: _Findings, *, refusal: str) -> ManifestRow:
         split=job.labels.split,
         size_bytes=job.size_bytes,
     )
-
-
-def _is_loss(problem: str) -> bool:
-    """Whether something of the file is missing. A cover picture is nothing that happens: a song with one is whole."""
-    return "cover art" not in problem
 
 
 def _milliseconds(seconds: float | None) -> float | None:

@@ -19,9 +19,9 @@ import numpy as np
 from lookhear.errors import MediaError
 from lookhear.media.clip import Clip, ClipRequest
 from lookhear.media.color import picture_from_frame, resize_frames, short_side_size
-from lookhear.media.info import AudioInfo, MediaInfo, VideoInfo
+from lookhear.media.info import COVER_ART, AudioInfo, MediaInfo, VideoInfo
 from lookhear.media.picture import IndexedPictureTrack, PictureTrack, SequentialPictureTrack
-from lookhear.media.scan import Scan, check_readable, media_info, scan_packets
+from lookhear.media.scan import Scan, check_readable, media_info, scan_packets, unusable
 from lookhear.media.sound import Resampler, SoundTrack, Waveform
 from lookhear.media.still import still_image
 
@@ -82,7 +82,7 @@ class MediaFile:
             self._scan = _scan(container)
         if self._scan.video is None and self._scan.audio is None:
             reasons = "; ".join(self._scan.problems)
-            raise MediaError(f"'{path}' holds neither picture nor sound" + (f": {reasons}" if reasons else ""))
+            raise unusable(path, "holds neither picture nor sound" + (f": {reasons}" if reasons else ""))
 
     def __enter__(self) -> Self:
         return self
@@ -202,7 +202,7 @@ class _Reader:
         try:
             return picture_from_frame(frame, self._short_side)
         except MediaError as error:
-            self._refusal = str(error)
+            self._refusal = error.reason
         except _DAMAGE as error:
             self._refusal = f"a picture cannot be converted: {error}"
         return None
@@ -407,7 +407,7 @@ def read_clip(
         start = media.info.start_seconds if start_seconds is None else start_seconds
         end = media.info.end_seconds if end_seconds is None else end_seconds
         if end <= start:
-            raise MediaError(f"'{path}' has nothing between {start:g} and {end:g} s")
+            raise unusable(Path(path), f"has nothing between {start:g} and {end:g} s")
         if frames_per_second is not None:
             frame_seconds = np.arange(start, end, 1 / frames_per_second).tolist()
         times = None if frame_seconds is None else tuple(frame_seconds)
@@ -427,12 +427,14 @@ def read_picture(path: str | Path) -> np.ndarray:
         return picture
     with open_media(path) as media:
         if media.info.video is None:
-            raise MediaError(f"'{path}' has no picture")
+            raise unusable(path, "has no picture")
         start = media.info.video.start_seconds
         request = ClipRequest(start_seconds=start, end_seconds=start + 1, frame_seconds=(start,), sound=False)
         frames = next(media.read([request])).frames
     if frames is None or not len(frames):
-        raise MediaError(f"the first picture of '{path}' cannot be decoded")
+        raise MediaError(
+            f"the first picture of '{path}' cannot be decoded", reason="its first picture cannot be decoded"
+        )
     return np.asarray(frames[0])
 
 
@@ -445,7 +447,7 @@ def _open_container(path: Path) -> Any:
             metadata_errors="replace",
         )
     except _DAMAGE as error:
-        raise MediaError(f"'{path}' is not a media file, or its beginning or index is damaged") from error
+        raise unusable(path, "is not a media file, or its beginning or index is damaged") from error
 
 
 class _SalvagedContainer:
@@ -480,7 +482,7 @@ def _scan(container: Any) -> Scan:
     problems = []
     pictures = [stream for stream in container.streams.video if not _is_cover_art(stream)]
     if container.streams.video and not pictures:
-        problems.append("its only picture is cover art")
+        problems.append(COVER_ART)
     usable = []
     for streams, kind in ((pictures, "picture"), (list(container.streams.audio), "sound")):
         known = [stream for stream in streams if stream.codec_context is not None]

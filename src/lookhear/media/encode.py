@@ -90,7 +90,7 @@ def _appearing(path: Path, container_format: str, options: dict[str, str]) -> It
         partial.replace(path)
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise MediaError(f"cannot write '{path}': {reason}") from error
+        raise MediaError(f"cannot write '{path}': {reason}", reason=f"it cannot be written: {reason}") from error
     finally:
         partial.unlink(missing_ok=True)
 

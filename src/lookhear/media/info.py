@@ -10,6 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+# what `MediaInfo.problems` says of a sound file with a picture on its cover
+COVER_ART = "its only picture is cover art"
+
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
@@ -55,6 +58,11 @@ class MediaInfo:
     end_seconds: float
     # what is wrong with the file, a sentence each
     problems: tuple[str, ...] = ()
+
+
+def is_loss(problem: str) -> bool:
+    """Whether something of the file is missing. A cover picture is nothing that happens: a song with one is whole."""
+    return problem != COVER_ART
 
 
 class PacketSource(Protocol):

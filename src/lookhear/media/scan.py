@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lookhear.errors import MediaError
+from lookhear.errors import MediaError, reason_of
 from lookhear.media.color import frame_hdr, frame_orientation
 from lookhear.media.info import AudioInfo, MediaInfo, VideoInfo
 
@@ -144,21 +144,26 @@ def check_readable(path: Path) -> None:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise MediaError(f"'{path}' is a folder, not a media file")
+            raise unusable(path, "is a folder, not a media file")
         if not stat.S_ISREG(status.st_mode):
-            raise MediaError(f"'{path}' is not a regular file")
+            raise unusable(path, "is not a regular file")
         if status.st_size == 0:
-            raise MediaError(f"'{path}' is empty (0 bytes)")
+            raise unusable(path, "is empty (0 bytes)")
         with path.open("rb"):
             pass
     except FileNotFoundError as error:
         reason = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
-        raise MediaError(f"'{path}' {reason}") from error
+        raise unusable(path, reason) from error
     except PermissionError as error:
-        raise MediaError(f"no permission to read '{path}'") from error
+        raise MediaError(f"no permission to read '{path}'", reason="no permission to read it") from error
     except (OSError, ValueError) as error:
-        reason = "is a link that leads to itself" if path.is_symlink() else f"cannot be read: {error}"
-        raise MediaError(f"'{path}' {reason}") from error
+        reason = "is a link that leads to itself" if path.is_symlink() else f"cannot be read: {reason_of(error)}"
+        raise unusable(path, reason) from error
+
+
+def unusable(path: Path, words: str) -> MediaError:
+    """The error for a file of which `words` are true: a verb and what follows it."""
+    return MediaError(f"'{path}' {words}", reason=f"it {words}")
 
 
 def scan_packets(file: SalvagedFile, video: Any | None, audio: Any | None) -> Scan:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from lookhear.errors import MediaError
+from lookhear.errors import MediaError, reason_of
 
 
 def still_image(path: Path) -> np.ndarray | None:
@@ -19,7 +19,8 @@ def still_image(path: Path) -> np.ndarray | None:
     except UnidentifiedImageError:
         return None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise MediaError(f"the picture '{path}' cannot be read: {error}") from error
+        why = f"cannot be read: {reason_of(error)}"
+        raise MediaError(f"the picture '{path}' {why}", reason=f"the picture {why}") from error
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 

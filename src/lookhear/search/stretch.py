@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lookhear.data.windows import WindowPlan, Windows
-from lookhear.errors import MediaError
+from lookhear.errors import MediaError, reason_of
 from lookhear.media.decode import open_media
+from lookhear.media.info import is_loss
 
 STRETCH_SECONDS = 120.0
 _HASH_BLOCK = 1 << 20
@@ -64,25 +65,20 @@ def decode_stretch(job: StretchJob) -> Decoded:
             except MemoryError:
                 raise
             except Exception as error:  # whatever a decoder makes of a bad file: what came before is good
-                problems.append(str(error) or type(error).__name__)
+                problems.append(reason_of(error))
     except MediaError as error:
-        return Decoded(file_id=file_id, refusal=str(error))
+        return Decoded(file_id=file_id, refusal=error.reason)
     return Decoded(
         file_id=file_id,
         num_stretches=-(-len(spans) // per_stretch),
         has_video=info.video is not None,
         has_audio=info.audio is not None,
         seconds=max(0.0, info.end_seconds - info.start_seconds),
-        remarks=tuple(problem for problem in info.problems if not _is_loss(problem)),
-        problems=tuple(dict.fromkeys([*filter(_is_loss, info.problems), *problems])),
+        remarks=tuple(problem for problem in info.problems if not is_loss(problem)),
+        problems=tuple(dict.fromkeys([*filter(is_loss, info.problems), *problems])),
         num_pictures_lost=lost,
         windows=tuple(windows),
     )
-
-
-def _is_loss(problem: str) -> bool:
-    """As in a manifest: a cover picture is nothing that happens, so a song with one is whole."""
-    return "cover art" not in problem
 
 
 def hash_file(path: str | Path) -> str:
