@@ -23,7 +23,7 @@ from lookhear.errors import ConfigError, StoreError
 from lookhear.media.clip import Clip
 from lookhear.media.color import resize_frames
 
-# Kaldi's filter bank as the published audio-visual models use it (facts: the CAV-MAE front end).
+# Kaldi's filter bank as the published audio-visual models use it.
 FRAME_SECONDS, HOP_SECONDS = 0.025, 0.010
 _LOWEST_HZ = 20.0
 _PREEMPHASIS = 0.97
