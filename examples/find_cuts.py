@@ -55,6 +55,8 @@ def draw_cuts(folder: Path, scratch: Path, per_file: int, seed: int = 0) -> list
     rng = random.Random(seed)
     cuts = []
     for found in find_media(folder):
+        if found.problem:
+            continue
         try:
             clip = read_clip(found.path)
         except UserError:
@@ -87,6 +89,8 @@ def search_plainly(folder: Path, cuts: list[Cut], hop_seconds: float) -> list[Fo
     """The first hits among the mean log-mel vectors of two-second windows."""
     vectors, places = [], []
     for found in find_media(folder):
+        if found.problem:
+            continue
         try:
             clip = read_clip(found.path)
         except UserError:

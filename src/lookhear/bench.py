@@ -53,6 +53,8 @@ def _files(folder: Path) -> list[Path]:
 
     paths = []
     for found in find_media(folder):
+        if found.problem:
+            continue
         try:
             if probe(found.path).video:
                 paths.append(found.path)

@@ -210,7 +210,7 @@ def _split(media: Path, out: Path, settings: DemoSettings) -> Library:
     """Two lists of the files of a folder: every n-th in order of name is held out."""
     from lookhear.media.probe import find_media
 
-    paths = [found.path.resolve() for found in find_media(media)]
+    paths = [found.path.resolve() for found in find_media(media) if not found.problem]
     if len(paths) < 4:
         raise UserError(f"{media} holds {len(paths)} media files; the demo needs at least 4, and learns from hundreds")
     stride = min(max(2, round(1 / settings.held_out_share)), len(paths) // 2)

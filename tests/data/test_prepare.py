@@ -16,6 +16,7 @@ import bad_decoders
 import pytest
 
 import synthetic
+from locked_folders import lock_folders
 from lookhear.data import assemble as assemble_module
 from lookhear.data import staging
 from lookhear.data.lists import read_labels, read_list
@@ -129,6 +130,22 @@ def test_a_file_without_permission_says_so(tmp_path: Path) -> None:
     prepare(tmp_path / "media", tmp_path / "store", workers=0)
     row = rows_of(tmp_path / "store")["locked.mp4"]
     assert (row.status, "permission" in row.reason) == ("refused", True)
+
+
+def test_what_must_not_be_opened_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    media = tmp_path / "media"
+    outside = synthetic.make_video(tmp_path / "outside.mp4", seconds=1.0)
+    (media / "locked").mkdir(parents=True)
+    try:
+        (media / "out.mp4").symlink_to(outside)
+    except OSError:
+        pytest.skip("no links on this system")
+    lock_folders(monkeypatch, media / "locked")
+    monkeypatch.setattr(staging, "open_media", None)  # nothing may be opened
+    prepare(media, tmp_path / "store", workers=0)
+    reasons = {name: (row.status, row.reason) for name, row in rows_of(tmp_path / "store").items()}
+    assert reasons["out.mp4"] == ("refused", "it is a link out of the folder")
+    assert reasons["locked"] == ("refused", "no permission to list this folder; what is in it is not known")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from locked_folders import lock_folders
 from lookhear.errors import MediaError
 from lookhear.media.info import is_loss
 from lookhear.media.probe import MEDIA_SUFFIXES, find_media, probe
@@ -92,7 +93,26 @@ def test_links_are_followed_inside_the_folder_only_and_nothing_is_found_twice(tm
         (inside / "broken.mp4").symlink_to(inside / "missing")
     except OSError:
         pytest.skip("no links on this system")
-    assert _names(inside) == ["a.mp4", "annexed.mp4", "broken.mp4", "sub/b.mp4"]
+    assert _names(inside) == ["a.mp4", "annexed.mp4", "broken.mp4", "c.mp4", "sub/b.mp4"]
+    problems = {found.relative: found.problem for found in find_media(inside) if found.problem}
+    assert problems == {"c.mp4": "it is a link out of the folder"}
+
+
+def test_a_folder_that_cannot_be_listed_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.mp4", "locked/b.mp4", "named.mp4/c.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    lock_folders(monkeypatch, tmp_path / "locked", tmp_path / "named.mp4")
+    found = list(find_media(tmp_path))
+    assert [(item.relative, item.is_unlisted) for item in found] == [
+        ("a.mp4", False),
+        ("locked", True),
+        ("named.mp4", True),
+    ]
+    assert all("no permission to list" in item.problem for item in found if item.is_unlisted)
+    lock_folders(monkeypatch, tmp_path)
+    with pytest.raises(MediaError, match="cannot be listed"):
+        list(find_media(tmp_path))
 
 
 def test_the_folder_itself_may_be_a_link_and_must_exist(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lookhear.errors import ConfigError, UserError
+from lookhear.media import scenes
 from lookhear.media.scene_kinds import SHAPES
 from lookhear.media.scene_sounds import MIDDLE_PITCH_HZ, SOUND_SECONDS, SOUNDS, off_screen_sound, sound_of
 from lookhear.media.scenes import KINDS, SceneSettings, SceneTruth, load_truth, make_scenes
@@ -264,3 +265,14 @@ def test_nuisances_say_nothing_and_can_be_asked_for(tmp_path: Path) -> None:
     assert make_scenes(tmp_path / "none", count=0) == []
     wave = off_screen_sound(np.random.default_rng(0), 64000, RATE)
     assert np.abs(wave).max() == pytest.approx(1.0)
+
+
+def test_a_scene_that_cannot_be_made_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(task: object) -> None:
+        raise RuntimeError("first\nsecond")
+
+    monkeypatch.setattr(scenes, "_make_scene", fail)
+    with pytest.raises(UserError, match="first second") as raised:
+        make_scenes(tmp_path, count=1, workers=0)
+    assert "\n" not in str(raised.value)
+    assert "Traceback" in str(raised.value.__cause__)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from locked_folders import lock_folders
 from lookhear.embedder import Embedder
 from lookhear.errors import IndexStateError
 from lookhear.media.decode import read_clip
@@ -194,6 +195,48 @@ def test_an_empty_folder_and_folders_that_are_not_there(tmp_path: Path, media: P
     with pytest.raises(IndexStateError, match="--model"):
         index([empty], index_path=tmp_path / "two")
     assert len(by_path(media)) == 7
+
+
+def test_a_library_whose_disk_is_not_mounted_stays(media: Path, embedder: Embedder) -> None:
+    crawl(media, embedder)
+    shutil.rmtree(media)
+    media.mkdir()
+    with pytest.raises(IndexStateError, match="mount") as raised:
+        crawl(media, embedder)
+    assert "\n" not in str(raised.value)
+    assert len(by_path(media)) == 7
+    assert len(Index(media.parent / "index").library())
+
+
+def test_what_is_in_a_folder_that_cannot_be_listed_stays(
+    media: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = crawl(media, embedder)
+    (media / "sound.wav").unlink()
+    with monkeypatch.context() as locked:
+        lock_folders(locked, media / "sub0")
+        summary = crawl(media, embedder)
+    assert (summary.deleted, summary.counts["ok"], summary.counts["refused"]) == (1, 6, 1)
+    assert "no permission to list" in by_path(media)["sub0"].reason
+    assert {row.path for row in Index(media.parent / "index").files()} >= {f"sub0/clip{n}.mp4" for n in (0, 2, 4)}
+    after = crawl(media, embedder)
+    assert (after.files, after.unchanged) == (6, 6)
+    assert before.counts["ok"] == after.counts["ok"]
+
+
+def test_a_link_out_of_the_folder_is_not_opened(
+    media: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crawl(media, embedder)
+    try:
+        (media / "out.mp4").symlink_to(make_clip(media.parent / "outside.mp4", 40))
+    except OSError:
+        pytest.skip("no links on this system")
+    monkeypatch.setattr(crawling, "decode_stretch", None)  # nothing may be decoded, nor hashed
+    for _ in range(2):
+        summary = crawl(media, embedder)
+        assert [refused.reason for refused in summary.refused] == ["it is a link out of the folder"]
+    assert by_path(media)["out.mp4"].file_id == ""
 
 
 def test_other_libraries_stay(tmp_path: Path, media: Path, embedder: Embedder) -> None:

@@ -164,6 +164,13 @@ def test_a_checkpoint_that_has_moved(tmp_path: Path) -> None:
     assert Index(tmp_path / "index").search(picture=folder / "a.mp4")
 
 
+def test_an_index_of_a_model_in_memory_asks_for_it(index: Index, tmp_path: Path) -> None:
+    assert index.facts.model == ""
+    with pytest.raises(IndexStateError, match="model="):
+        Index(index.path).search(sound=tmp_path / "any.wav")
+    assert Index(index.path, model=in_memory_embedder()).embedder()
+
+
 def test_what_is_no_index(tmp_path: Path) -> None:
     with pytest.raises(IndexStateError, match="there is no index at"):
         Index(tmp_path / "nowhere")

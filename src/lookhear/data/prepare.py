@@ -157,8 +157,11 @@ def prepare(
 def _survey(source: Path, labels: Mapping[str, FileLabels] | None) -> list[_SourceFile]:
     """Every file to prepare, in order of name."""
     known: dict[str, FileLabels] = {}
+    problems: dict[str, str] = {}
     if source.is_dir():
-        files = {found.path.relative_to(source).as_posix(): found.path for found in find_media(source)}
+        found = list(find_media(source))
+        files = {item.relative: item.path for item in found}
+        problems = {item.relative: item.problem for item in found}
         if not files:
             raise UserError(f"no media files in {source}; looked for {', '.join(sorted(MEDIA_SUFFIXES))}")
     elif not source.exists():
@@ -177,10 +180,15 @@ def _survey(source: Path, labels: Mapping[str, FileLabels] | None) -> list[_Sour
                 f"the source has '{next(iter(files))}'; write paths relative to the source"
             )
         known |= labels
-    return [_look_at(files[name], name, known.get(name, FileLabels())) for name in sorted(files)]
+    return [
+        _look_at(files[name], name, known.get(name, FileLabels()), problems.get(name, "")) for name in sorted(files)
+    ]
 
 
-def _look_at(path: Path, name: str, labels: FileLabels) -> _SourceFile:
+def _look_at(path: Path, name: str, labels: FileLabels, problem: str = "") -> _SourceFile:
+    """`problem` is why the file must not be opened, where the walk knows."""
+    if problem:
+        return _SourceFile(path=path, name=name, labels=labels, problem=problem)
     try:
         status = path.stat()
     except OSError as error:

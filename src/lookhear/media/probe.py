@@ -25,13 +25,17 @@ MEDIA_SUFFIXES = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A file (or something named like one) that a walk came upon."""
+    """A file (or something named like one) that a walk came upon, or a folder that it could not list."""
 
     path: Path
     # below the folder that was walked, with forward slashes
     relative: str
     # 0 where it cannot be told
     size_bytes: int
+    # why it must not be opened: it is a link out of the folder, or a folder that cannot be listed
+    problem: str = ""
+    # a folder that cannot be listed: what is below it is not known
+    is_unlisted: bool = False
 
 
 def probe(path: str | Path) -> MediaInfo:
@@ -44,23 +48,29 @@ def find_media(folder: str | Path) -> Iterator[Found]:
     """Everything below `folder` that is named like media, in order of the path.
 
     Folders, broken links and unreadable files with such a name are found too, so that somebody can say what
-    is wrong with them. Links are followed only inside the folder, and no folder is entered twice. Raises
-    MediaError where the folder itself cannot be listed.
+    is wrong with them; a link out of the folder and a folder below it that cannot be listed, whatever its name, say
+    what in `problem` and are not to be opened. Links are followed only inside the folder, and no folder is entered
+    twice. Raises MediaError where the folder itself cannot be listed.
     """
     root = Path(folder)
     try:
         real_root = root.resolve(strict=True)
         next(os.scandir(real_root), None)
+        # a folder that is named like media and cannot be listed is found as both: what is said last is kept
+        found = {item.relative: item for item in _walk(root, "", real_root, {real_root})}
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise MediaError(f"the folder '{root}' cannot be listed: {reason}") from error
-    yield from sorted(_walk(root, "", real_root, {real_root}), key=lambda found: found.relative)
+    yield from (found[relative] for relative in sorted(found))
 
 
 def _walk(folder: Path, prefix: str, root: Path, entered: set[Path]) -> Iterator[Found]:
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:
+    except OSError as error:
+        if not prefix:
+            raise
+        yield Found(path=folder, relative=prefix[:-1], size_bytes=0, problem=_listing_problem(error), is_unlisted=True)
         return
     # real folders before links to them, so that a file is found under its own path
     for entry in sorted(entries, key=lambda entry: entry.is_symlink()):
@@ -68,10 +78,13 @@ def _walk(folder: Path, prefix: str, root: Path, entered: set[Path]) -> Iterator
         is_named_media = path.suffix.lower() in MEDIA_SUFFIXES
         real = _real_path(path) if entry.is_symlink() else path
         if real is not None and entry.is_symlink():
-            is_found_itself = real.is_file() and real.suffix.lower() in MEDIA_SUFFIXES
-            if is_found_itself or not _is_inside(real, root):
+            if not _is_inside(real, root):
+                if is_named_media:
+                    yield Found(path=path, relative=relative, size_bytes=0, problem="it is a link out of the folder")
                 continue
-        if real is not None and real.is_dir():
+            if real.is_file() and real.suffix.lower() in MEDIA_SUFFIXES:
+                continue  # found itself
+        if real is not None and _is_folder(entry):
             if is_named_media:
                 yield Found(path=path, relative=relative, size_bytes=0)
             resolved = real.resolve()
@@ -88,6 +101,20 @@ def _real_path(path: Path) -> Path | None:
         return path.resolve(strict=True)
     except (OSError, RuntimeError):
         return None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Known from the listing where it can be: in a folder that may be listed but not entered nothing else tells."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _listing_problem(error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return "no permission to list this folder; what is in it is not known"
+    return f"this folder cannot be listed ({error.strerror or error}); what is in it is not known"
 
 
 def _is_inside(path: Path, root: Path) -> bool:

@@ -129,7 +129,10 @@ def make_scenes(
         with LimitedPool(workers if missing else 0) as pool:
             for result in pool.map(_make_scene, missing):
                 if result.failure is not None:
-                    raise UserError(f"could not make '{folder / result.item.name}': {result.failure}\n{result.details}")
+                    raise UserError(
+                        f"could not make '{folder / result.item.name}': {' '.join(result.failure.split())}; "
+                        "what was made is kept, call again to go on"
+                    ) from RuntimeError(result.details)  # the worker's traceback, for --debug
                 known[result.value.path] = result.value
                 done += 1
                 if done % _SAVE_EVERY == 0:

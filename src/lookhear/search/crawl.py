@@ -9,7 +9,7 @@ Killed at any moment and run again, it ends in the state that an undisturbed run
 """
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,19 +72,20 @@ def index(
 
     `model` is a checkpoint, a run folder or an Embedder; an index that exists remembers its own, and its hop.
     `time_limit_seconds` is for the decoding of a stretch of two minutes; `workers=0` decodes in this process, without
-    limits. Every file found has a row in the end, refused ones with a reason.
+    limits. Every file found has a row in the end, refused ones with a reason. A folder that cannot be listed has one
+    too, and the rows of what was in it stay.
 
-    Raises IndexStateError for a folder that is not there, for another model or hop than the index has, and while
-    another process writes to it.
+    Raises IndexStateError for a folder that is not there, for one that had media and now has none (a disk that is not
+    mounted looks so), for another model or hop than the index has, and while another process writes to it.
     """
     roots = _roots(folders)
     target = _open(Path(index_path), model, hop_seconds)
     embedder = target.embedder()
     with target.writing():
+        survey = _survey(target, roots)
         if embedder.path is not None:
             target.record_model(embedder.path)
         target.add_libraries(str(root) for root in roots)
-        survey = _survey(target, roots)
         crawl = _Crawl(target, embedder, survey, progress)
         with LimitedPool(workers, time_limit_seconds=time_limit_seconds) as pool:
             crawl.run(pool)
@@ -107,6 +108,7 @@ class _Seen:
     full_path: Path
     size_bytes: int
     mtime_ns: int
+    problem: str = ""  # why it must not be opened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,19 +144,47 @@ def _open(path: Path, model: "str | Path | Embedder | None", hop_seconds: float 
 
 def _survey(target: Index, roots: Sequence[Path]) -> _Survey:
     known = {(row.library, row.path): row for row in target.files()}
-    todo, found = [], set()
+    todo, found, unlisted = [], set(), []
     for root in roots:
         for entry in find_media(root):
             key = (str(root), entry.path.relative_to(root).as_posix())
             found.add(key)
-            size, mtime = _stat(entry.path)
+            if entry.is_unlisted:
+                unlisted.append(key)
+            size, mtime = (0, 0) if entry.problem else _stat(entry.path)
             row = known.get(key)
             # A file whose bytes could not even be read is tried again: permissions change without a trace.
-            if row is None or (row.size_bytes, row.mtime_ns) != (size, mtime) or not row.file_id:
-                todo.append(_Seen(library=key[0], path=key[1], full_path=entry.path, size_bytes=size, mtime_ns=mtime))
+            if row is None or (row.size_bytes, row.mtime_ns) != (size, mtime) or not row.file_id or entry.problem:
+                todo.append(
+                    _Seen(
+                        library=key[0],
+                        path=key[1],
+                        full_path=entry.path,
+                        size_bytes=size,
+                        mtime_ns=mtime,
+                        problem=entry.problem,
+                    )
+                )
+    _check_not_emptied(target, roots, known.values(), {library for library, _ in found})
     libraries = {str(root) for root in roots}
-    gone = [row for key, row in known.items() if key[0] in libraries and key not in found]
+    gone = []
+    for key, row in known.items():
+        # Nobody can say that a file in a folder that cannot be listed is gone.
+        is_hidden = any(key[0] == library and key[1].startswith(f"{folder}/") for library, folder in unlisted)
+        if key[0] in libraries and key not in found and not is_hidden:
+            gone.append(row)
     return _Survey(known=tuple(known.values()), todo=tuple(todo), gone=tuple(gone))
+
+
+def _check_not_emptied(target: Index, roots: Sequence[Path], known: Iterable[FileRow], found: set[str]) -> None:
+    """Raises IndexStateError if every file of a library is gone: it is likelier that its disk is not mounted."""
+    num_known = Counter(row.library for row in known if row.status != "refused")
+    for root in roots:
+        if str(root) not in found and num_known[str(root)]:
+            raise IndexStateError(
+                f"{root} holds no media, but {target.path} knows files in it ({num_known[str(root)]}); nothing was "
+                f"changed in the index: mount the disk again if it is not, or delete {target.path} to start anew"
+            )
 
 
 def _stat(path: Path) -> tuple[int, int]:
@@ -215,8 +245,12 @@ class _Crawl:
 
     def run(self, pool: LimitedPool) -> None:
         """Until every file of the survey has its row."""
-        self._queue.extend(self._job(rank, 0) for rank in range(len(self._files)))
         self._progress(0, len(self._files), "")
+        for rank, file in enumerate(self._files):
+            if file.seen.problem:
+                self._add_row(file, _row(file, "refused", file.seen.problem))
+            else:
+                self._queue.append(self._job(rank, 0))
         while self._queue:  # a long file queues its further stretches when the first is back
             for done in pool.map(decode_stretch, self._drain()):
                 self._take(done)
@@ -301,6 +335,9 @@ class _Crawl:
             elif row.file_id:
                 self._known[row.file_id] = row
                 self._moments += [] if row.status == "refused" else [_moments(row.file_id, file.parts, self._width)]
+        self._add_row(file, row)
+
+    def _add_row(self, file: _Progressing, row: FileRow) -> None:
         self._rows.append(row)
         file.parts, file.first = [], None  # counted once
         self._num_done += 1

@@ -170,6 +170,11 @@ class Index:
 
         if self._embedder is None:
             model = self.facts.model if self._model is None else self._model
+            if model == "":
+                raise IndexStateError(
+                    f"{self.path} was made by a model in memory, so it names no checkpoint; "
+                    "say which model made it with model= (--model): its Embedder, or a checkpoint of it"
+                )
             if self._model is None and not Path(model).exists():  # type: ignore[arg-type]
                 raise IndexStateError(
                     f"{self.path} was made by the model {model}, which is no longer there; "
