@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lookhear import bench
+from lookhear.bench import media as bench
 from lookhear.media.decode import read_clip
 from synthetic import make_video
 

@@ -1,0 +1,1 @@
+"""How fast this machine is at each link of the chain, every figure beside the plain form in the same run."""

@@ -1,0 +1,94 @@
+"""What a model learns from: made scenes, prepared stores."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from lookhear.cli.arguments import Set
+from lookhear.config import override, to_dict
+from lookhear.console import print_record, print_rows, say, show_progress
+from lookhear.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenes:
+    """Make small real video files whose sound and picture have one cause, with the truth beside them."""
+
+    folder: tyro.conf.Positional[Path]
+    """Where to write them; truth.jsonl lies beside."""
+    count: int = 96
+    """How many files."""
+    seed: int = 0
+    """Another seed makes other scenes; the same seed makes the same bytes of picture and sound."""
+    workers: int = 2
+    """How many processes."""
+    settings: Set = ()
+    """Change a setting of the scenes, such as width=320."""
+
+    def run(self) -> None:
+        """Makes the scenes and prints one line each."""
+        from lookhear.media.scenes import SceneSettings, make_scenes
+
+        settings = override(SceneSettings(), self.settings)
+        with show_progress("scenes") as progress:
+            truth = make_scenes(
+                self.folder,
+                count=self.count,
+                seed=self.seed,
+                workers=self.workers,
+                settings=settings,
+                progress=progress,
+            )
+        print_rows([(scene.path, scene.kind, f"{scene.seconds:.2f}", len(scene.event_seconds)) for scene in truth])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare:
+    """Turn a folder of media into a manifest (a line for every file found) and a store to train from."""
+
+    source: tyro.conf.Positional[Path]
+    """A folder (links are not followed out of it), one media file, or a list: CSV with a column path, or lines."""
+    store: Path = Path("store")
+    """Where the store is made. A run that was stopped goes on where it was."""
+    workers: int = 2
+    """How many decoding processes."""
+    labels: Path | None = None
+    """A CSV file with the columns path, label, split (the last two may be missing), paths relative to the source."""
+    shard: str = "0/1"
+    """i/n: do only the i-th of n parts (0 <= i < n), on a machine of its own; the last one to finish joins them."""
+    executor: Literal["processes", "ray"] = "processes"
+    """Where files are decoded: in processes of this machine, or on a Ray cluster (the 'cluster' extra)."""
+    settings: Set = ()
+    """Change a setting, such as clip_seconds=10 or frames_per_second=5."""
+    json: bool = False
+    """Print the summary as JSON."""
+
+    def run(self) -> None:
+        """Prepares the store and prints how many files ended in which status."""
+        from lookhear.data.lists import read_labels
+        from lookhear.data.prepare import PrepareConfig, prepare
+
+        config = override(PrepareConfig(), self.settings)
+        with show_progress("files") as progress:
+            summary = prepare(
+                self.source,
+                self.store,
+                config=config,
+                workers=self.workers,
+                shard=_shard(self.shard),
+                labels=read_labels(self.labels) if self.labels else None,
+                executor=self.executor,
+                progress=progress,
+            )
+        if summary.nothing_to_do:
+            say(f"nothing to do: {self.store} is finished")
+        print_record(to_dict(summary), as_json=self.json)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    part, slash, parts = text.partition("/")
+    if slash and part.isdigit() and parts.isdigit() and int(part) < int(parts):
+        return int(part), int(parts)
+    raise UserError(f"--shard {text}: want i/n with 0 <= i < n, such as 0/4")

@@ -1,0 +1,37 @@
+"""Learning."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from lookhear.cli.arguments import Set
+from lookhear.config import to_dict
+from lookhear.console import print_record, show_progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain:
+    """Learn from a store, without labels. On a run folder that exists, go on where it stopped."""
+
+    recipe: tyro.conf.Positional[str]
+    """The name of a recipe: tiny, grid, ..."""
+    store: Path = Path("store")
+    """What `lookhear prepare` made."""
+    run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
+    """Where journal and checkpoints go (default: runs/RECIPE)."""
+    settings: Set = ()
+    """Change a setting of the run, such as optim.learning_rate=1e-3."""
+    json: bool = False
+    """Print the summary as JSON."""
+
+    def run(self) -> int:
+        """Trains and prints where the checkpoint lies."""
+        from lookhear.recipes import pretrain
+
+        folder = self.run_folder or Path("runs") / self.recipe
+        with show_progress("steps") as progress:
+            summary = pretrain(self.recipe, store=self.store, folder=folder, settings=self.settings, progress=progress)
+        print_record(to_dict(summary), as_json=self.json)
+        return 143 if summary.interrupted else 0
