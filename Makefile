@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 READY := $(VENV)/ready
 
-.PHONY: setup fix check test test-slow demo bench docs readme clean
+.PHONY: setup fix check test test-slow demo study bench docs readme clean
 
 setup: $(READY)
 
@@ -31,6 +31,9 @@ check: $(READY)       ## style, types, architecture
 fix: $(READY)         ## mend what a machine can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+study: $(READY)       ## the published claims tested on small runs, into docs/study.md; GRID=FOLDER adds talking faces
+	$(BIN)/lookhear study --out study --page docs/study.md $(if $(GRID),--grid $(GRID))
 
 bench: $(READY)       ## how fast this machine decodes, loads and trains
 	$(BIN)/lookhear bench

@@ -3,15 +3,21 @@
 Sound and picture of a clip follow from its number: a tone whose pitch, and a grey whose level, go with it.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from lookhear.data.augment import AugmentConfig
+from lookhear.data.manifest import ManifestRow
 from lookhear.data.preprocess import PreprocessConfig
 from lookhear.data.store import PrepareConfig, StoredClip
+from lookhear.models.cavmae import CAVMAEConfig
 from lookhear.models.cavmae_sync import CAVMAESyncConfig
+from lookhear.models.classifier import CAVMAEClassifierConfig
 from lookhear.models.tokens import MaskConfig
 from lookhear.objectives.cavmae import CAVMAEObjectiveConfig
+from lookhear.objectives.supervised import SupervisedConfig
 from lookhear.training.optim import OptimConfig
 from lookhear.training.run import DataConfig, Run
 
@@ -100,3 +106,50 @@ def small_run(**changes: Any) -> Run:
         "journal_every": 1,
     }
     return Run(**(values | changes))
+
+
+class LabelledStore(FakeStore):
+    """The same with labels: every clip is low or high, as its pitch says. Clips of `mute_pictures` have no picture."""
+
+    def __init__(self, num_clips: int = 13, *, mute_pictures: bool = False) -> None:
+        super().__init__(num_clips)
+        self.mute_pictures = mute_pictures
+        self.digest += f"-labelled-{mute_pictures}"
+        self.clips = [self._labelled(clip) for clip in self.clips]
+
+    def _labelled(self, clip: StoredClip) -> StoredClip:
+        changes: dict[str, Any] = {"labels": ("low" if clip.index < self.num_clips // 2 else "high",)}
+        if self.mute_pictures:
+            changes |= {"frame_seconds": np.zeros(0), "picture_span": None}
+        return replace(clip, **changes)
+
+    @property
+    def manifest(self) -> list[ManifestRow]:
+        """A row a clip: each is a file of its own."""
+        return [ManifestRow(path=clip.path, status="ok", labels=clip.labels, split=clip.split) for clip in self.clips]
+
+
+def small_classifier_run(**changes: Any) -> Run:
+    """A run of 12 steps of 3 an epoch that learns the labels of a `LabelledStore` of 13 clips."""
+    sizes = {"audio_frames": 32, "num_mel_bins": 32, "picture_height": 16, "picture_width": 24}
+    encoder = CAVMAEConfig(
+        audio_patch=(16, 8),
+        picture_patch=(8, 8),
+        width=16,
+        heads=2,
+        audio_depth=1,
+        visual_depth=1,
+        joint_depth=1,
+        decoder_depth=0,
+        **sizes,  # type: ignore[arg-type]
+    )
+    values: dict[str, Any] = {
+        "name": "small_classifier",
+        "model": CAVMAEClassifierConfig(encoder=encoder, num_classes=2),
+        "preprocess": PreprocessConfig(**sizes),  # type: ignore[arg-type]
+        "objective": SupervisedConfig(loss="ce"),
+        "data": DataConfig(batch_size=4, num_workers=0, classes=("high", "low")),
+        "augment": AugmentConfig(mask_mel_bins=4, mask_frames=4, published_noise=True, roll=True, mixup=0.5),
+        "optim": OptimConfig(learning_rate=3e-3, head_ratio=3.0),
+    }
+    return small_run(**(values | changes))

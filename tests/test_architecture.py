@@ -27,13 +27,14 @@ MAY_IMPORT = {
     "device": {"distributed"},
     "objectives": {"models", "data", "distributed"},
     "training": {"objectives", "models", "data", "distributed", "device"},
-    "embedder": {"models", "data", "media", "device"},
+    "hub": {"models"},
+    "embedder": {"models", "data", "media", "device", "hub"},
     "tasks": {"embedder", "models", "data", "media", "distributed"},
-    "recipes": {"training", "tasks", "objectives", "models", "data", "media", "embedder"},
+    "recipes": {"training", "tasks", "objectives", "models", "data", "media", "embedder", "device"},
     "search": {"embedder", "tasks", "data", "media"},
 }
 # These may import everything, lazily.
-TOP = {"__init__", "__main__", "cli", "console", "bench", "demo", "demo_page", "report", "doctor"}
+TOP = {"__init__", "__main__", "cli", "console", "bench", "demo", "demo_page", "report", "doctor", "study"}
 
 # Third party -> the files and rooms that may import it.
 DOORS = {
@@ -41,6 +42,7 @@ DOORS = {
     "av": {"media/decode.py", "media/encode.py", "bench/media.py"},
     "torch.distributed": {"distributed.py"},
     "lancedb": {"search/index.py"},
+    "huggingface_hub": {"hub.py"},
     "ray": {"data/cluster.py"},
     "tyro": {"cli"},
     "rich": {"console.py"},

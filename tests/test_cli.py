@@ -28,7 +28,10 @@ def test_help_is_quick() -> None:
         assert verb in done.stdout
 
 
-@pytest.mark.parametrize("verb", [*cli.VERBS, "evaluate retrieval", "evaluate sync", "evaluate localization"])
+EVALUATIONS = ("retrieval", "sync", "localization", "segmentation", "classification", "probe")
+
+
+@pytest.mark.parametrize("verb", [*cli.VERBS, *(f"evaluate {task}" for task in EVALUATIONS)])
 def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main([*verb.split(), "--help"])

@@ -4,6 +4,7 @@ If these fail, the same recipe learns something else on two devices than on one.
 """
 
 import dataclasses
+import json
 import os
 import socket
 from pathlib import Path
@@ -13,12 +14,14 @@ import pytest
 import torch
 from torch import nn
 
-from fake_store import FakeStore, small_run
+from fake_store import FakeStore, LabelledStore, small_classifier_run, small_run
 from lookhear import distributed
 from lookhear.data.batch import Batch
 from lookhear.data.draws import Draws
 from lookhear.errors import UserError
+from lookhear.models.cavmae import CAVMAE, CAVMAEConfig
 from lookhear.models.cavmae_sync import CAVMAESync
+from lookhear.models.checkpoint import find_checkpoint, load_checkpoint
 from lookhear.objectives import CAVMAEObjectiveConfig
 from lookhear.objectives.step import Step
 from lookhear.training.journal import read_records
@@ -27,19 +30,24 @@ from lookhear.training.resume import newest_checkpoint
 
 OBJECTIVE = CAVMAEObjectiveConfig(contrastive_weight=1.0, direction="both", learn_temperature=True)
 LOCAL = dataclasses.replace(OBJECTIVE, negatives="local")
+# A ratio drawn in every step, a pass of its own for contrast, and global and local loss.
+OTHERS = dataclasses.replace(OBJECTIVE, mask_ratio_range=(0.3, 0.8), contrastive_mask_ratio=0.25, local_share=0.5)
+# The other model, two joint blocks, and a tower that is no transformer.
+SIZES = {f.name: getattr(small_run().model, f.name) for f in dataclasses.fields(CAVMAEConfig)}
+CONV = CAVMAEConfig(**SIZES | {"joint_depth": 2, "visual_tower": "conv"})
 
 
 class Pair(nn.Module):
     """Model and objective as the loop wraps them."""
 
-    def __init__(self, config: CAVMAEObjectiveConfig) -> None:
+    def __init__(self, config: CAVMAEObjectiveConfig, sizes: CAVMAEConfig | None = None) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.model = CAVMAESync(small_run().model)
+        self.model = CAVMAESync(small_run().model) if sizes is None else CAVMAE(sizes)
         self.objective = config.build(self.model)
 
     def forward(self, batch: Batch) -> Step:
-        step: Step = self.objective(self.model, batch, Draws(seed=3, epoch=1))
+        step: Step = self.objective(self.model, batch, Draws(seed=3, epoch=1, step=5))
         return step
 
 
@@ -61,13 +69,25 @@ def rows_of(batch: Batch, rows: slice) -> Batch:
     return dataclasses.replace(batch, clip_ids=batch.clip_ids[rows], **tensors)
 
 
-def loss_and_gradients(config: CAVMAEObjectiveConfig, batch: Batch) -> dict[str, torch.Tensor]:
-    pair = Pair(config)
+def loss_and_gradients(
+    config: CAVMAEObjectiveConfig, batch: Batch, sizes: CAVMAEConfig | None = None
+) -> dict[str, torch.Tensor]:
+    pair = Pair(config, sizes)
     wrapped = distributed.wrap(pair)  # it must live until the backward pass, whose hooks are its own
     step = wrapped(batch)
     step.loss.backward()
     found = {name: p.grad for name, p in pair.named_parameters() if p.grad is not None}
     return found | {"loss": distributed.average(step.loss)}
+
+
+def fine_tune(folder: Path, *, stop_after: int | None = None) -> None:
+    """Everything that fine-tuning draws, averages and chooses."""
+    data = dataclasses.replace(small_classifier_run().data, sampling="balanced")
+    run = small_classifier_run(
+        data=data, average_epochs=(2, 4), evaluate_every="epoch", select="validation.size", keep_checkpoints=0
+    )
+    evaluators = {"validation": lambda model, preprocess: {"size": float(model.head.weight.square().sum())}}
+    train(run, LabelledStore(), folder, evaluators=evaluators, stop_after=stop_after)  # type: ignore[arg-type]
 
 
 def worker(rank: int, port: int, folder: Path) -> None:
@@ -88,7 +108,11 @@ def worker(rank: int, port: int, folder: Path) -> None:
         half = rows_of(whole_batch(), slice(2 * rank, 2 * rank + 2))
         found["all"] = loss_and_gradients(OBJECTIVE, half)
         found["local"] = loss_and_gradients(LOCAL, half)
+        found["others"] = loss_and_gradients(OTHERS, half)
+        found["conv"] = loss_and_gradients(OBJECTIVE, half, CONV)
         train(small_run(), FakeStore(), folder / "run")  # type: ignore[arg-type]
+        for steps in (7, None):
+            fine_tune(folder / "labels", stop_after=steps)
         try:
             data = dataclasses.replace(small_run().data, batch_size=3)
             train(small_run(data=data), FakeStore(), folder / "odd")  # type: ignore[arg-type]
@@ -122,13 +146,19 @@ def test_gathering_brings_the_gradient_back(two: Path) -> None:
         assert found["average"] == 0.5
 
 
-def test_two_halves_equal_one_whole(two: Path) -> None:
-    whole = loss_and_gradients(OBJECTIVE, whole_batch())
+@pytest.mark.parametrize(
+    ("name", "objective", "sizes"),
+    [("all", OBJECTIVE, None), ("others", OTHERS, None), ("conv", OBJECTIVE, CONV)],
+)
+def test_two_halves_equal_one_whole(
+    two: Path, name: str, objective: CAVMAEObjectiveConfig, sizes: CAVMAEConfig | None
+) -> None:
+    whole = loss_and_gradients(objective, whole_batch(), sizes)
     for rank in (0, 1):
-        found = found_by(two, rank)["all"]
+        found = found_by(two, rank)[name]
         assert found.keys() == whole.keys()
-        for name, wanted in whole.items():
-            torch.testing.assert_close(found[name], wanted, rtol=1e-5, atol=1e-5)
+        for key, wanted in whole.items():
+            torch.testing.assert_close(found[key], wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_local_negatives_are_those_of_the_rank(two: Path) -> None:
@@ -150,6 +180,21 @@ def test_a_run_on_two_processes_is_the_run_on_one(two: Path, tmp_path: Path) -> 
     newest = newest_checkpoint(two / "run")
     assert newest is not None
     assert newest.name == "step-12"
+
+
+def test_fine_tuning_on_two_processes_is_that_on_one(two: Path, tmp_path: Path) -> None:
+    """Also through a stop: balanced draws, mixing and masks, the average, and which step is best."""
+    fine_tune(tmp_path / "labels")
+    one, pair = (folder / "labels" for folder in (tmp_path, two))
+    losses = [[record["loss"] for record in read_records(run / "journal.jsonl")] for run in (one, pair)]
+    assert len(losses[1]) == 12
+    assert losses[1][0] == pytest.approx(losses[0][0], abs=1e-5)
+    assert losses[1] == pytest.approx(losses[0], abs=5e-3)
+    averages = [load_checkpoint(find_checkpoint(run)).model.state_dict() for run in (one, pair)]
+    for name, value in averages[0].items():
+        torch.testing.assert_close(averages[1][name], value, rtol=0, atol=5e-3)
+    best = [json.loads((run / "best.json").read_text(encoding="utf-8"))["step"] for run in (one, pair)]
+    assert best[0] == best[1]
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_by_every_rank(two: Path) -> None:

@@ -1,10 +1,15 @@
 """If these fail, embeddings lie at wrong times, invent a modality that is not there, or depend on batching."""
 
+import os
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from lookhear.data.windows import WindowPlan
 from lookhear.embedder import Embedder, load
@@ -12,6 +17,9 @@ from lookhear.errors import CheckpointError, ConfigError, MediaError
 from lookhear.media.clip import Clip
 from lookhear.media.decode import open_media, read_clip
 from lookhear.media.encode import write_sound
+from lookhear.models.cavmae import CAVMAEConfig
+from lookhear.models.classifier import CAVMAEClassifier, CAVMAEClassifierConfig
+from lookhear.models.published import PublishedChoices, export_published
 from tiny_embedder import (
     PREPROCESS,
     RATE,
@@ -188,6 +196,61 @@ def test_load_takes_a_file_a_checkpoint_or_a_run(tmp_path: Path) -> None:
     assert load(save_tiny(tmp_path / "again.safetensors", 1)).fingerprint == first.fingerprint
 
 
+GOLDEN = Path(__file__).parent / "golden" / "tiny"
+CHOICES = PublishedChoices(heads=2, decoder_heads=2)
+
+
+@pytest.mark.parametrize("name", ["cavmae", "cavmae_finetuned", "sync_registers_only", "sync_released_flags"])
+def test_load_takes_published_files(name: str, video: Path) -> None:
+    embedder = load(GOLDEN / f"{name}.pth", choices=CHOICES, device="cpu", dtype="float32")
+    found = embedder.embed(video)
+    assert found.audio is not None
+    assert found.visual is not None
+    assert found.audio.shape[1] == found.visual.shape[1] == embedder.embedding_width == 24
+    assert np.allclose(np.linalg.norm(found.audio, axis=1), 1, atol=1e-5)
+    assert embedder.preprocess.config.channel == "first"
+    assert embedder.tokens(read_clip(video, frames_per_second=10.0), 0.0).audio is not None
+
+
+def test_load_takes_audio_only_files(tmp_path: Path, video: Path) -> None:
+    encoder = CAVMAEConfig(modalities="audio", decoder_depth=0, width=64, heads=1, audio_depth=1, audio_frames=32)
+    model = CAVMAEClassifier(CAVMAEClassifierConfig(encoder=encoder, num_classes=3, mode="audio"))
+    export_published(model, tmp_path / "audio.pth")
+    embedder = load(tmp_path / "audio.pth", device="cpu", dtype="float32")
+    found = embedder.embed(video)
+    assert found.has_audio.all()
+    assert found.visual is None
+
+
+def test_another_window_length(tmp_path: Path, video: Path) -> None:
+    ours = load(save_tiny(tmp_path / "tiny.safetensors"), device="cpu", dtype="float32")
+    for embedder in (
+        load(ours.path, audio_frames=96, device="cpu", dtype="float32"),  # type: ignore[arg-type]
+        load(GOLDEN / "cavmae.pth", choices=CHOICES, audio_frames=96, device="cpu", dtype="float32"),
+    ):
+        assert embedder.window_seconds == pytest.approx(0.96)
+        assert embedder.config.audio_frames == 96
+        assert embedder.fingerprint != ours.fingerprint
+        found = embedder.embed(video, hop_seconds=1.0)
+        assert found.end_seconds[0] - found.start_seconds[0] == pytest.approx(0.96)
+
+
+def test_a_path_wins_over_a_name_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def stand_in(name: str) -> Path:
+        asked.append(name)
+        return tmp_path / "tiny.safetensors"
+
+    save_tiny(tmp_path / "tiny.safetensors")
+    save_tiny(tmp_path / "user" / "model" / "model.safetensors", 1)
+    monkeypatch.setattr("lookhear.embedder.download", stand_in)
+    monkeypatch.chdir(tmp_path)
+    here, there = load("user/model"), load("user/other")
+    assert asked == ["user/other"]
+    assert here.fingerprint != there.fingerprint == load("tiny.safetensors").fingerprint
+
+
 def test_what_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         load(tmp_path / "nowhere")
@@ -195,3 +258,58 @@ def test_what_cannot_be_loaded(tmp_path: Path) -> None:
         load(tmp_path)
     with pytest.raises(ConfigError, match="no device"):
         load(tiny_embedder(tmp_path).path, device="quantum")  # type: ignore[arg-type]
+
+
+class _Code:
+    def __reduce__(self) -> tuple:
+        return (os.mkdir, ("ran",))
+
+
+def _spoil(path: Path, change: str) -> None:
+    """Damages a checkpoint of either kind in place."""
+    ours = path.suffix == ".safetensors"
+    if change == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif change in ("empty", "page"):
+        path.write_bytes(b"" if change == "empty" else b"<!DOCTYPE html><title>Quota exceeded</title>")
+    elif change == "code":
+        torch.save({"module.pos_embed_a": _Code()}, path)
+    else:
+        tensors = load_file(path) if ours else torch.load(path, weights_only=True)
+        with safe_open(path, "pt") if ours else nullcontext() as opened:
+            metadata = opened.metadata() if ours else {}
+        name = next(name for name in tensors if name.endswith("mlp.expand.bias" if ours else "mlp.fc1.bias"))
+        tensor = tensors.pop(name)
+        tensors |= {f"{name}es": tensor} if change == "renamed" else {name: tensor[:-1].clone()}
+        if ours:
+            save_file(tensors, path, metadata)
+        else:
+            torch.save(tensors, path)
+
+
+@pytest.mark.parametrize("kind", ["ours", "published"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("renamed", r"1 missing \(\S+\.bias\); 1 unexpected \(\S+\.biases\)"),
+        ("shape", r"1 of another shape \(\S+\.bias is \d+, not \d+\)"),
+        ("code", "holds more than tensors: it is refused, because unpickling it could run code"),
+        ("truncated", "is cut short"),
+        ("empty", "is empty"),
+        ("page", "is a web page"),
+    ],
+)
+def test_the_front_door_refuses_what_is_spoiled(
+    kind: str, change: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if kind == "ours":
+        path = save_tiny(tmp_path / "model.safetensors")
+    else:
+        path = tmp_path / "model.pth"
+        path.write_bytes((GOLDEN / "cavmae.pth").read_bytes())
+    _spoil(path, change)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        load(path, choices=None if kind == "ours" else CHOICES)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()

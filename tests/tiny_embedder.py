@@ -1,6 +1,7 @@
 """A model small enough for tests, always with the same random weights, and short media files to go with it."""
 
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -9,8 +10,10 @@ from lookhear.config import to_dict
 from lookhear.data.preprocess import Preprocess, PreprocessConfig
 from lookhear.embedder import Embedder, load
 from lookhear.media.encode import write_video
+from lookhear.models.cavmae import CAVMAEConfig
 from lookhear.models.cavmae_sync import CAVMAESync, CAVMAESyncConfig
 from lookhear.models.checkpoint import save_checkpoint
+from lookhear.models.classifier import CAVMAEClassifier, CAVMAEClassifierConfig, Mode
 
 PREPROCESS = PreprocessConfig(audio_frames=48, picture_height=32, picture_width=32)
 WINDOW_SECONDS = 0.48
@@ -48,6 +51,31 @@ def in_memory_embedder(**options: object) -> Embedder:
     model = tiny_model()
     settings = {"device": "cpu", "dtype": "float32"} | options
     return Embedder(model, Preprocess(PREPROCESS), config=model.config, fingerprint="0" * 64, **settings)  # type: ignore[arg-type]
+
+
+def classifier_embedder(
+    labels: tuple[str, ...],
+    *,
+    mode: Mode = "both",
+    modalities: Literal["both", "audio", "visual"] = "both",
+    **options: Any,
+) -> Embedder:
+    """A classifier with random weights of `labels`, in memory."""
+    torch.manual_seed(3)
+    sizes = CAVMAEConfig(
+        modalities=modalities,
+        audio_frames=48,
+        picture_height=32,
+        picture_width=32,
+        width=32,
+        heads=2,
+        audio_depth=1,
+        visual_depth=1,
+        decoder_depth=0,
+    )
+    model = CAVMAEClassifier(CAVMAEClassifierConfig(encoder=sizes, num_classes=len(labels), mode=mode)).eval()
+    settings = {"device": "cpu", "dtype": "float32"} | options
+    return Embedder(model, Preprocess(PREPROCESS), config=model.config, fingerprint="1" * 64, labels=labels, **settings)
 
 
 def tune(seed: int, seconds: float) -> np.ndarray:

@@ -2,11 +2,15 @@
 
 The public names, all of which can be used as `lookhear.NAME`:
 
-- `load(checkpoint)` -> `Embedder`: media to embeddings with times.
+- `load(checkpoint)` -> `Embedder`: media to embeddings with times; also published files (`PublishedChoices`).
+- `fetch(name)`, `push(checkpoint, "user/model")`: public weights to this machine, yours to the Hugging Face hub.
 - `index(folders, model=..., index_path=...)`: make or update a search index.
 - `Index(path).search(sound=..., picture=..., clip=...)` -> list of `Hit`: find moments.
 - `prepare(folder, store)`, `pretrain(recipe, store=..., folder=...)`: learn from your own videos.
+- `classify(path, model=...)` -> list of `LabelledMoment`; `evaluate_classification`, `evaluate_probe`.
 - `evaluate_retrieval`, `evaluate_sync`, `evaluate_localization`, `localize`: what was learned, measured and shown.
+- `localize_sound`, `inpaint`: what a region sounds like; what is missing, filled in.
+- `embed(source, out, model=...)`, `read_embeddings(out)`: vectors of many files on disk, and back.
 - `read_clip(path)` -> `Clip`, `probe(path)` -> `MediaInfo`: media on its own clock.
 - `make_scenes(folder, count=...)`: small real videos with known truth.
 - `UserError`: every error that a user can mend.
@@ -23,17 +27,29 @@ if TYPE_CHECKING:
     from lookhear.data.prepare import prepare
     from lookhear.data.store import Store
     from lookhear.embedder import Embedder, load
+    from lookhear.hub import push
     from lookhear.media.clip import Clip
     from lookhear.media.decode import read_clip
     from lookhear.media.probe import probe
     from lookhear.media.scenes import make_scenes
+    from lookhear.models.fetch import fetch
+    from lookhear.models.published import PublishedChoices
     from lookhear.recipes import pretrain
+    from lookhear.recipes.finetune import finetune
     from lookhear.search.crawl import index
     from lookhear.search.index import Index
     from lookhear.search.query import Hit
-    from lookhear.tasks.localization import evaluate_localization, localize
+    from lookhear.tasks.classification import evaluate_classification
+    from lookhear.tasks.embed import embed
+    from lookhear.tasks.inpainting import inpaint
+    from lookhear.tasks.localization import evaluate_localization
+    from lookhear.tasks.moments import LabelledMoment, classify
+    from lookhear.tasks.overlays import localize, localize_sound
+    from lookhear.tasks.probes import evaluate_probe
+    from lookhear.tasks.prompted import evaluate_prompted_segmentation
     from lookhear.tasks.retrieval import evaluate_retrieval
     from lookhear.tasks.sync import evaluate_sync
+    from lookhear.tasks.vectors import read_embeddings
 
 __version__ = "0.1.0"
 
@@ -42,19 +58,32 @@ __all__ = [
     "Embedder",
     "Hit",
     "Index",
+    "LabelledMoment",
+    "PublishedChoices",
     "Store",
     "UserError",
+    "classify",
+    "embed",
+    "evaluate_classification",
     "evaluate_localization",
+    "evaluate_probe",
+    "evaluate_prompted_segmentation",
     "evaluate_retrieval",
     "evaluate_sync",
+    "fetch",
+    "finetune",
     "index",
+    "inpaint",
     "load",
     "localize",
+    "localize_sound",
     "make_scenes",
     "prepare",
     "pretrain",
     "probe",
+    "push",
     "read_clip",
+    "read_embeddings",
 ]
 
 _HOMES = {
@@ -62,18 +91,31 @@ _HOMES = {
     "Embedder": "lookhear.embedder",
     "Hit": "lookhear.search.query",
     "Index": "lookhear.search.index",
+    "LabelledMoment": "lookhear.tasks.moments",
+    "PublishedChoices": "lookhear.models.published",
     "Store": "lookhear.data.store",
+    "classify": "lookhear.tasks.moments",
+    "embed": "lookhear.tasks.embed",
+    "evaluate_classification": "lookhear.tasks.classification",
     "evaluate_localization": "lookhear.tasks.localization",
+    "evaluate_prompted_segmentation": "lookhear.tasks.prompted",
+    "evaluate_probe": "lookhear.tasks.probes",
     "evaluate_retrieval": "lookhear.tasks.retrieval",
     "evaluate_sync": "lookhear.tasks.sync",
+    "fetch": "lookhear.models.fetch",
+    "finetune": "lookhear.recipes.finetune",
     "index": "lookhear.search.crawl",
+    "inpaint": "lookhear.tasks.inpainting",
     "load": "lookhear.embedder",
-    "localize": "lookhear.tasks.localization",
+    "localize": "lookhear.tasks.overlays",
+    "localize_sound": "lookhear.tasks.overlays",
     "make_scenes": "lookhear.media.scenes",
     "prepare": "lookhear.data.prepare",
     "pretrain": "lookhear.recipes",
     "probe": "lookhear.media.probe",
+    "push": "lookhear.hub",
     "read_clip": "lookhear.media.decode",
+    "read_embeddings": "lookhear.tasks.vectors",
 }
 
 

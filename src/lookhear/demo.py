@@ -91,6 +91,7 @@ class Measured:
     """What the evaluation found; `kinds` are those of the clips of the similarity matrix."""
 
     retrieval: "RetrievalResult"
+    similarity: np.ndarray  # float32 (C, C): sounds are rows, pictures columns
     sync: dict[str, Any]
     kinds: list[str] | None
 
@@ -295,6 +296,7 @@ def _evaluate(
 ) -> Measured:
     from lookhear.tasks.retrieval import evaluate_retrieval
     from lookhear.tasks.ridge import fit_ridge
+    from lookhear.tasks.similarity import pair_similarity
     from lookhear.tasks.sync import evaluate_sync
     from lookhear.tasks.windows import embed_windows
 
@@ -320,7 +322,10 @@ def _evaluate(
     sync = evaluate_sync(model, held_out, truth=library.truth or None, ridge=ridge, windows=windows).to_dict()
     say(f"  sync: {sync['accuracy']:.2f} of frames find their window (chance {sync['chance']:.2f})")
     kinds_shown = [library.truth[clip["path"]].kind for clip in retrieval.clip_list] if library.truth else None
-    return Measured(retrieval=retrieval, sync=sync, kinds=kinds_shown)
+    similarity = pair_similarity(
+        windows.audio, windows.visual, audio_counts=windows.counts, visual_counts=windows.counts
+    )
+    return Measured(retrieval=retrieval, similarity=similarity, sync=sync, kinds=kinds_shown)
 
 
 def _localize(
@@ -333,7 +338,8 @@ def _localize(
 ) -> Places:
     from lookhear.media.decode import read_clip
     from lookhear.report import Located
-    from lookhear.tasks.localization import evaluate_localization, heat_map
+    from lookhear.tasks.localization import evaluate_localization
+    from lookhear.tasks.maps import heat_map
 
     if library.truth:
         with show_progress("events") as progress:
@@ -343,7 +349,7 @@ def _localize(
             f"the hottest point is in the box in {result.pointing:.2f} (chance {result.chance:.2f})"
         )
         shown = [
-            Located(picture=frame.picture, heat=frame.heat, box=frame.box, title=f"IoU {frame.overlap:.2f}")
+            Located(picture=frame.picture, heat=frame.heat, box=frame.boxes[0], title=f"IoU {frame.overlap:.2f}")
             for frame in result.examples[: settings.shown_heat_maps]
         ]
         return Places(result=result, shown=shown)

@@ -227,7 +227,7 @@ def _learned(report: Mapping[str, Any], measured: "Measured", journal: Sequence[
                 ]
             ),
             loss_curves(journal),
-            similarity_matrix(measured.retrieval.similarity, groups=measured.kinds),
+            similarity_matrix(measured.similarity, groups=measured.kinds),
         ),
     )
 

@@ -4,7 +4,7 @@ M windows, S samples, C picture channels (3 x the pictures of a window), H rows,
 A sound window and a picture window are the same window of the file's clock.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,13 +22,18 @@ from lookhear.data.sampling import window_starts
 from lookhear.data.windows import SPAN_SECONDS, WindowPlan, Windows, cut_windows
 from lookhear.device import Dtype, pick_device, pick_dtype
 from lookhear.errors import CheckpointError, ConfigError, MediaError
+from lookhear.hub import download, is_hub_name
 from lookhear.media.clip import Clip, ClipRequest
 from lookhear.media.decode import open_media, read_picture
 from lookhear.media.info import MediaInfo
-from lookhear.models.checkpoint import load_checkpoint
+from lookhear.models.checkpoint import with_audio_frames
+from lookhear.models.published import PublishedChoices, read_model
 from lookhear.models.tokens import Encoded, Output
+from lookhear.models.weights import Located, locate
 
 BATCH_SIZE = 32
+# of what a model says about a window: its vector in the shared space, its pooled token, all of its tokens
+Part = Literal["embedding", "pooled", "tokens"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,6 +71,7 @@ class Embedder:
         config: Any,
         fingerprint: str,
         labels: tuple[str, ...] = (),
+        extra: Mapping[str, Any] | None = None,
         path: Path | None = None,
         device: str = "auto",
         dtype: Dtype = "auto",
@@ -74,10 +80,13 @@ class Embedder:
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
         self.model = model.to(self.device).eval()
+        # under a classifier's head is the model that embeds
+        self.encoder = getattr(self.model, "encoder", self.model)
         self.preprocess = preprocess
         self.config = config
         self.fingerprint = fingerprint
         self.labels = labels
+        self.extra = dict(extra or {})  # what the writer of the checkpoint kept beside the weights
         self.path = path
         self.batch_size = batch_size
 
@@ -186,18 +195,27 @@ class Embedder:
             visual=self._rows(windows.frames, windows.has_picture, "visual"),
         )
 
+    def window_rows(self, windows: Windows, modality: Literal["audio", "visual"], part: Part) -> np.ndarray | None:
+        """float32 (M, E) embeddings of unit length, (M, D) pooled, or (M, L, D) tokens of each window.
+
+        Rows of windows without the modality are NaN; None where no window has it or the model does not take it.
+        """
+        if modality == "audio":
+            return self._rows(windows.waveform, windows.has_sound, modality, part=part)
+        return self._rows(windows.frames, windows.has_picture, modality, part=part)
+
     @torch.inference_mode()
     def tokens(self, clip: Clip, start_seconds: float) -> Output:
         """Everything that the model says about one window, with B = N = 1; a modality that it lacks is None."""
         windows = cut_windows(self.preprocess.config, clip, np.array([start_seconds]))
-        batch = self._batch(
+        batch = self.batch(
             torch.from_numpy(windows.waveform) if windows.has_sound[0] and self._takes("audio") else None,
             torch.from_numpy(windows.frames) if windows.has_picture[0] and self._takes("visual") else None,
         )
         if batch.audio is None and batch.frames is None:
             raise MediaError(f"there is neither sound nor picture at {start_seconds:g} s")
-        with self._autocast():
-            output = self.model(audio=batch.audio, frames=batch.frames)
+        with self.autocast():
+            output = self.encoder(audio=batch.audio, frames=batch.frames)
         assert isinstance(output, Output)
         return output
 
@@ -224,37 +242,42 @@ class Embedder:
             spans = plan.spans(info, start_seconds=start_seconds, end_seconds=end_seconds)
             return join_embeddings([self.embed_windows(windows) for _, windows in plan.read(media, spans)])
 
-    def _rows(self, raw: np.ndarray, present: np.ndarray, modality: Literal["audio", "visual"]) -> np.ndarray | None:
+    def _rows(
+        self, raw: np.ndarray, present: np.ndarray, modality: Literal["audio", "visual"], *, part: Part = "embedding"
+    ) -> np.ndarray | None:
         if not present.any() or not self._takes(modality):
             return None
         embed = self._embed_waveforms if modality == "audio" else self._embed_frames
-        found = embed(torch.from_numpy(raw[present]))
-        rows = np.full((len(present), found.shape[1]), np.nan, np.float32)
+        found = embed(torch.from_numpy(raw[present]), part)
+        rows = np.full((len(present), *found.shape[1:]), np.nan, np.float32)
         rows[present] = found
         return rows
 
     def _takes(self, modality: Literal["audio", "visual"]) -> bool:
-        return getattr(self.config, "modalities", "both") in ("both", modality)
+        return getattr(getattr(self.encoder, "config", None), "modalities", "both") in ("both", modality)
 
-    def _embed_waveforms(self, waveforms: Tensor) -> np.ndarray:
-        """float32 (M, E) of (M, S)."""
-        return self._in_batches(waveforms, lambda part: self.model(audio=self._batch(part, None).audio).audio)
+    def _embed_waveforms(self, waveforms: Tensor, part: Part = "embedding") -> np.ndarray:
+        """float32 (M, E) of (M, S); (M, D) of the pooled part, (M, L, D) tokens."""
+        return self._in_batches(waveforms, lambda raw: self.encoder(audio=self.batch(raw, None).audio).audio, part)
 
-    def _embed_frames(self, frames: Tensor) -> np.ndarray:
-        """float32 (M, E) of uint8 (M, C, H, W)."""
-        return self._in_batches(frames, lambda part: self.model(frames=self._batch(None, part).frames).visual)
+    def _embed_frames(self, frames: Tensor, part: Part = "embedding") -> np.ndarray:
+        """float32 (M, E) of uint8 (M, C, H, W); (M, D) of the pooled part, (M, L, D) tokens."""
+        return self._in_batches(frames, lambda raw: self.encoder(frames=self.batch(None, raw).frames).visual, part)
 
     @torch.inference_mode()
-    def _in_batches(self, raw: Tensor, encode: Any) -> np.ndarray:
+    def _in_batches(self, raw: Tensor, encode: Callable[[Tensor], Encoded | None], part: Part) -> np.ndarray:
         rows = []
-        for part in raw.split(self.batch_size):
-            with self._autocast():
-                encoded = encode(part)
+        for some in raw.split(self.batch_size):
+            with self.autocast():
+                encoded = encode(some)
             assert isinstance(encoded, Encoded)
-            rows.append(torch.nn.functional.normalize(encoded.embedding[:, 0].float(), dim=-1).cpu())
+            if part == "embedding":
+                rows.append(torch.nn.functional.normalize(encoded.embedding[:, 0].float(), dim=-1).cpu())
+            else:
+                rows.append((encoded.pooled if part == "pooled" else encoded.tokens)[:, 0].float().cpu())
         return torch.cat(rows).numpy()
 
-    def _batch(self, waveform: Tensor | None, frames: Tensor | None) -> Batch:
+    def batch(self, waveform: Tensor | None, frames: Tensor | None) -> Batch:
         """Preprocessed, on the device: (M, S) and (M, C, H, W) as M clips of one window."""
         given = waveform if waveform is not None else frames
         count = 0 if given is None else len(given)
@@ -267,7 +290,8 @@ class Embedder:
         )
         return self.preprocess(raw.to(self.device))
 
-    def _autocast(self) -> AbstractContextManager:
+    def autocast(self) -> AbstractContextManager:
+        """The precision that the model computes in, as a context."""
         if self.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
@@ -301,45 +325,44 @@ def _has(vectors: np.ndarray | None, count: int) -> np.ndarray:
 # ---- loading
 
 
-def load(name_or_path: str | Path, *, device: str = "auto", dtype: Dtype = "auto") -> Embedder:
-    """The model of a checkpoint file, of a checkpoint folder, or of a run folder (its newest checkpoint).
+def load(
+    name_or_path: str | Path,
+    *,
+    device: str = "auto",
+    dtype: Dtype = "auto",
+    choices: PublishedChoices | None = None,
+    audio_frames: int | None = None,
+) -> Embedder:
+    """The model of a checkpoint file, a checkpoint folder, a run folder (its newest checkpoint), or a published file.
 
-    Raises CheckpointError where there is none.
+    What is no path may be a name in `models.weights.WEIGHTS` that was fetched, or `user/model` on the Hugging Face
+    hub, which is downloaded. `choices` say what a published file does not show (attention heads; the published values
+    where it is None). `audio_frames` runs the model on windows of so many spectrogram frames of 10 ms: the time axis of
+    its position tables is cut or interpolated. Raises CheckpointError where there is nothing that can be loaded.
     """
-    path = find_checkpoint(Path(name_or_path))
-    loaded = load_checkpoint(path)
+    located = _locate(name_or_path)
+    loaded = read_model(located.path, choices=choices or located.choices)
+    if audio_frames is not None:
+        loaded = with_audio_frames(loaded, audio_frames)
     try:
         preprocess = from_dict(PreprocessConfig, loaded.preprocess)
     except ConfigError as error:
-        raise CheckpointError(f"{path} has preprocessing that this version cannot do: {error}") from None
+        raise CheckpointError(f"{located.path} has preprocessing that this version cannot do: {error}") from None
     return Embedder(
         loaded.model,
         Preprocess(preprocess),
         config=loaded.config,
         fingerprint=loaded.fingerprint,
         labels=loaded.labels,
-        path=path,
+        extra=loaded.extra,
+        path=located.path,
         device=device,
         dtype=dtype,
     )
 
 
-def find_checkpoint(path: Path) -> Path:
-    """The file that holds the weights, for whatever of a run is named. Raises CheckpointError where there is none."""
-    if path.is_file():
-        return path
-    if not path.exists():
-        raise CheckpointError(
-            f"there is no checkpoint at {path}; name a model.safetensors, a checkpoint folder or a run folder"
-        )
-    if (path / "model.safetensors").is_file():
-        return path / "model.safetensors"
-    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    steps = [
-        (int(found.parent.name.removeprefix("step-")), found)
-        for found in folder.glob("step-*/model.safetensors")
-        if found.parent.name.removeprefix("step-").isdecimal()
-    ]
-    if not steps:
-        raise CheckpointError(f"{path} holds no checkpoint yet; name a run that has saved one, or a model.safetensors")
-    return max(steps)[1]
+def _locate(name_or_path: str | Path) -> Located:
+    name = Path(name_or_path).as_posix()
+    if is_hub_name(name) and not Path(name_or_path).exists():
+        return Located(path=download(name))
+    return locate(name_or_path)

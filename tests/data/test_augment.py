@@ -114,3 +114,70 @@ def test_sound_changes_are_smooth_over_bands_and_constant_in_time() -> None:
 def test_wrong_settings_are_named(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         AugmentConfig(**wrong)
+
+
+# ---- what the published runs do to a spectrogram
+
+
+def test_the_published_changes_follow_the_clip() -> None:
+    config = AugmentConfig(mask_mel_bins=4, mask_frames=8, published_noise=True, roll=True)
+    batch = _batch()
+    whole = augment(batch, config, DRAWS, masked_value=9.0).audio
+    order = [3, 1]
+    part = dataclasses.replace(batch, clip_ids=("c3", "c1"), index=batch.index[order], audio=batch.audio[order])
+    part = dataclasses.replace(part, frames=None)
+    torch.testing.assert_close(augment(part, config, DRAWS, masked_value=9.0).audio, whole[order])
+    again = augment(dataclasses.replace(batch, repeat=torch.ones(4, dtype=torch.int64)), config, DRAWS).audio
+    assert not torch.allclose(again, whole)
+
+
+def _slow_span(first: float, second: float, longest: int, size: int) -> list[bool]:
+    """torchaudio's mask_along_axis: a length, then a start, both drawn before they are cut to whole numbers."""
+    value = first * longest
+    start = int(second * (size - value))
+    return [start <= place < start + int(value) for place in range(size)]
+
+
+@pytest.mark.parametrize(("clips", "windows"), [(1, 1), (30, 2)])
+def test_spec_augment_equals_its_slow_form(clips: int, windows: int) -> None:
+    batch = _batch(clips=clips, windows=windows)
+    changed = augment(batch, AugmentConfig(mask_mel_bins=5, mask_frames=9), DRAWS, masked_value=-3.0).audio
+    drawn = DRAWS.uniform(batch.index, windows * 4, purpose="augment masks").reshape(clips, windows, 4)
+    for clip in range(clips):
+        for window in range(windows):
+            first, second, third, fourth = drawn[clip, window].tolist()
+            bins, times = _slow_span(first, second, 5, 8), _slow_span(third, fourth, 9, 16)
+            for time in range(16):
+                for band in range(8):
+                    wanted = -3.0 if bins[band] or times[time] else batch.audio[clip, window, time, band]
+                    assert changed[clip, window, time, band] == wanted
+    only_time = augment(batch, AugmentConfig(mask_frames=9), DRAWS, masked_value=-3.0).audio
+    assert ((only_time == -3.0).all(3) | (only_time == batch.audio).all(3)).all()
+
+
+def test_published_noise_is_uniform_and_of_one_strength_a_window() -> None:
+    batch = dataclasses.replace(_batch(clips=20, windows=2), audio=torch.zeros(20, 2, 50, 40))
+    noise = augment(batch, AugmentConfig(published_noise=True), DRAWS).audio
+    assert noise.min() >= 0
+    assert noise.max() < 0.1
+    strength = noise.flatten(2).max(2).values.flatten() * 10
+    assert strength.std() > 0.2
+    mean = noise.flatten(2).mean(2).flatten() * 20
+    torch.testing.assert_close(mean, strength, atol=0.05, rtol=0)
+
+
+def test_roll_turns_each_window_round() -> None:
+    batch = _batch(clips=60, windows=1)
+    rolled = augment(batch, AugmentConfig(roll=True), DRAWS).audio
+    shifts = []
+    for before, after in zip(batch.audio[:, 0], rolled[:, 0], strict=True):
+        found = [shift for shift in range(16) if torch.equal(torch.roll(before, shift, dims=0), after)]
+        assert len(found) == 1
+        shifts += found
+    assert len(set(shifts)) > 12
+
+
+@pytest.mark.parametrize("wrong", [{"mixup": 1.5}, {"mask_frames": -1}, {"mask_mel_bins": -2}])
+def test_wrong_fine_tuning_settings_are_named(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        AugmentConfig(**wrong)  # type: ignore[arg-type]

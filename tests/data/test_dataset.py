@@ -8,10 +8,10 @@ import torch
 
 from lookhear.data.batch import Batch
 from lookhear.data.dataset import WindowDataset, make_batches, num_steps, paired_span
-from lookhear.data.preprocess import Preprocess, PreprocessConfig, resize_and_crop
-from lookhear.data.sampling import frame_times
+from lookhear.data.preprocess import Preprocess, PreprocessConfig, log_mel, resize_and_crop
+from lookhear.data.sampling import frame_times, published_pairs
 from lookhear.data.store import Store
-from lookhear.errors import StoreError
+from lookhear.errors import ConfigError, StoreError
 
 CONFIG = PreprocessConfig(audio_frames=80, picture_height=24, picture_width=24)
 
@@ -167,3 +167,80 @@ def test_a_raw_batch_is_what_preprocess_takes(store: Store) -> None:
 def test_a_store_made_for_another_channel_is_refused(store: Store) -> None:
     with pytest.raises(StoreError, match=r"channel 'mix'.*'first'.*prepare it again"):
         WindowDataset(store, replace(CONFIG, channel="first"))
+
+
+def test_published_pairs(store: Store) -> None:
+    """Clips of about two seconds have the first pictures of the ten published seconds; each keeps its own window."""
+    config = replace(CONFIG, framing="published")
+    dataset = WindowDataset(store, config, mode="published", windows_per_clip=2, pairs_per_clip=16)
+    pairs = published_pairs(16, config.audio_frames)
+    seen = set()
+    for epoch in range(12):
+        batch = dataset.batch(epoch, range(len(dataset)))
+        assert batch.frames is not None
+        for row, clip in enumerate(dataset.clips):
+            shown = [n for n in range(16) if clip.start_seconds + 0.64 * n <= paired_span(clip)[1] + 0.32]
+            numbers = [
+                [n for n in shown if abs(clip.start_seconds + 0.01 * pairs.start_frames[n] - start) < 1e-9]
+                for start in batch.start_seconds[row].tolist()
+            ]
+            assert all(len(found) == 1 for found in numbers), "windows of 0.8 s differ from pair to pair"
+            assert numbers[0] < numbers[1]
+            seen.add((row, *numbers[0]))
+            for place, (number,) in enumerate(numbers):
+                time = clip.start_seconds + 0.64 * number
+                nearest = int(np.argmin(abs(clip.frame_seconds - time)))
+                picture = torch.from_numpy(store.frames(clip.index, [nearest])[0])
+                assert torch.equal(batch.frames[row, place], resize_and_crop(picture, 24, 24))
+    assert len(seen) > len(dataset), "pairs are drawn anew in every epoch"
+    assert same(dataset.batch(3, [0]), dataset.batch(3, [0]))
+
+
+def test_all_published_pairs_of_clips_that_have_them(store: Store) -> None:
+    whole = WindowDataset(store, CONFIG, mode="published", windows_per_clip=None)
+    assert whole.windows_per_clip == 16
+    lasting = [clip for clip in WindowDataset(store, CONFIG).clips if paired_span(clip)[1] - clip.start_seconds >= 9.28]
+    assert lasting
+    assert [clip.clip_id for clip in whole.clips] == [clip.clip_id for clip in lasting]
+    assert whole.left_out.too_short > 0
+    batch = whole.batch(0, [0])
+    expected = whole.clips[0].start_seconds + 0.01 * published_pairs(16, 80).start_frames
+    assert batch.start_seconds[0].tolist() == pytest.approx(expected)
+    for wrong, words in (
+        ({"windows_per_clip": 3, "pairs_per_clip": 2}, "there are 2 pairs"),
+        ({"config": replace(CONFIG, frames_per_window=3)}, "has one picture"),
+        ({"config": replace(CONFIG, audio_frames=1025)}, "at most 1024 frames"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            WindowDataset(store, mode="published", **({"config": CONFIG} | wrong))  # type: ignore[arg-type]
+
+
+def test_a_store_of_too_few_pictures_for_the_published_pairs_is_refused(store: Store) -> None:
+    with pytest.raises(StoreError, match=r"fewer pictures than 400 in 10.24 s.*frames_per_second=39"):
+        WindowDataset(store, CONFIG, mode="published", pairs_per_clip=400)
+
+
+def test_sound_that_is_missing_is_padded_as_published(store: Store) -> None:
+    config = replace(CONFIG, framing="published", audio_frames=1024)
+    batch = WindowDataset(store, config, mode="published", pairs_per_clip=10).batch(0, [1])
+    clip = WindowDataset(store, config).clips[1]
+    whole = torch.from_numpy(store.waveform(clip.index))
+    audio = Preprocess(config)(batch).audio
+    assert audio is not None
+    mel = log_mel(whole)
+    torch.testing.assert_close(audio[0, 0, : len(mel)], (mel - config.audio_mean) / config.audio_std)
+    torch.testing.assert_close(audio[0, 0, len(mel) :], torch.full((1024 - len(mel), 128), 5.081 / 4.4849))
+
+
+def test_mixed_clips_keep_their_own_length(store: Store) -> None:
+    """A partner's missing sound is silence; what a clip itself lacks stays missing."""
+    config = replace(CONFIG, framing="published", audio_frames=600)
+    plain = WindowDataset(store, config, mode="published").batch(0, range(5))
+    mixed = WindowDataset(store, config, mode="published", mixup=1.0).batch(0, range(5))
+    assert plain.waveform is not None
+    assert mixed.waveform is not None
+    assert plain.waveform.isnan().any()
+    assert torch.equal(mixed.waveform.isnan(), plain.waveform.isnan())
+    audio = Preprocess(config)(mixed).audio
+    assert audio is not None
+    assert audio.isfinite().all()

@@ -61,3 +61,15 @@ def test_draws_are_uniform() -> None:
     centred = values - 0.5
     assert (centred[:, 1:] * centred[:, :-1]).mean().abs() < 1e-3
     assert (centred[1:] * centred[:-1]).mean().abs() < 1e-3
+
+
+def test_numbers_of_a_step_depend_on_seed_step_and_purpose_alone() -> None:
+    first = Draws(seed=1, epoch=0, step=7).of_step(3, purpose="ratio")
+    assert first == Draws(seed=1, epoch=5, step=7).of_step(3, purpose="ratio")
+    others = [Draws(seed=2, epoch=0, step=7), Draws(seed=1, epoch=0, step=8)]
+    assert len({tuple(first), *(tuple(draws.of_step(3, purpose="ratio")) for draws in others)}) == 3
+    assert first != Draws(seed=1, epoch=0, step=7).of_step(3, purpose="noise")
+    numbers = [Draws(seed=0, epoch=0, step=step).of_step(1, purpose="ratio")[0] for step in range(2000)]
+    assert 0.48 < sum(numbers) / len(numbers) < 0.52
+    assert 0 <= min(numbers) < 0.01
+    assert 0.99 < max(numbers) < 1

@@ -19,7 +19,7 @@ import synthetic
 from locked_folders import lock_folders
 from lookhear.data import assemble as assemble_module
 from lookhear.data import staging
-from lookhear.data.lists import read_labels, read_list
+from lookhear.data.lists import Listed, read_labels, read_list
 from lookhear.data.manifest import FileLabels, ManifestRow, read_manifest
 from lookhear.data.prepare import PrepareConfig, prepare
 from lookhear.data.staging import clip_spans
@@ -459,7 +459,8 @@ def test_any_legal_name_can_stand_in_a_list(tmp_path: Path) -> None:
     names.append("i\nj.mp4")
     rows = "".join(f'"{name}", dog ;cat\r\n' for name in names)
     table.write_bytes(f"\ufeffpath,label\r\n{rows}".encode())
-    assert read_list(table) == dict.fromkeys(names, FileLabels(labels=("dog", "cat")))
+    about = FileLabels(labels=("dog", "cat"))
+    assert read_list(table) == {name: Listed(path=name, labels=about) for name in names}
 
 
 def test_how_the_source_is_spelled_does_not_change_a_byte(

@@ -24,6 +24,9 @@ from lookhear.data.preprocess import (
 from lookhear.data.store import Store
 from lookhear.errors import ConfigError, StoreError
 from lookhear.media.clip import Clip
+from lookhear.models.cavmae import CAVMAEConfig
+from lookhear.models.cavmae_sync import CAVMAESyncConfig
+from lookhear.models.published import published_preprocess
 
 GOLDEN = load_file(Path(__file__).parent.parent / "golden" / "fbank.safetensors")
 NAMES = sorted(name.removesuffix(".waveform") for name in GOLDEN if name.endswith(".waveform"))
@@ -283,3 +286,31 @@ def test_a_store_with_too_few_pictures_for_short_windows_is_refused(store_path: 
     check_store(store, PreprocessConfig(audio_frames=40))
     with pytest.raises(StoreError, match=r"keeps 5 pictures a second.*frames_per_second=20"):
         check_store(store, PreprocessConfig(audio_frames=10))
+
+
+def test_published_framing_is_the_published_front_end() -> None:
+    """Ten seconds at 16 kHz: 998 frames that begin with their 10 ms, then zeros before normalisation."""
+    noise = np.random.RandomState(5).standard_normal(160000)
+    sound = 0.5 * np.sin(2 * np.pi * 440 * np.arange(160000) / 16000) + 0.01 * noise
+    waveform = (np.round(32767 * sound) / 32768).astype(np.float32)
+    config = PreprocessConfig(framing="published")
+    clip = Clip(start_seconds=0.0, end_seconds=10.0, waveform=waveform, sample_rate=16000)
+    raw, _ = Preprocess(config).window(clip, 0.0)
+    assert raw is not None
+    audio = Preprocess(config).spectrogram(raw)
+    assert audio.shape == (1024, 128)
+    # values that the published code gives for this sound
+    expected = {(0, 0): -1.432045, (0, 20): 1.056087, (500, 19): 0.816538, (997, 64): -0.626401, (998, 0): 1.132913}
+    for place, value in expected.items():
+        assert float(audio[place]) == pytest.approx(value, abs=2e-4)
+    assert (audio[998:] == audio[998, 0]).all()
+    later, _ = Preprocess(config).window(clip, 6.08)
+    assert later is not None
+    torch.testing.assert_close(Preprocess(config).spectrogram(later)[:416], audio[608:], atol=1e-4, rtol=0)
+
+
+def test_published_weights_come_with_the_published_preprocessing() -> None:
+    for model in (CAVMAEConfig(), CAVMAESyncConfig()):
+        config = from_dict(PreprocessConfig, published_preprocess(model))
+        wanted = PreprocessConfig(channel="first", framing="published", audio_frames=model.audio_frames)
+        assert config == wanted

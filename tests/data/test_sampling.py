@@ -11,6 +11,7 @@ from lookhear.data.sampling import (
     frame_times,
     nearest_frames,
     num_disjoint,
+    published_pairs,
     window_starts,
 )
 
@@ -113,3 +114,36 @@ def test_nearest_frames_equal_a_loop() -> None:
     slow = [min(range(9), key=lambda number: abs(frames[number] - time)) for time in times]
     assert nearest_frames(frames, times).tolist() == slow
     assert nearest_frames(np.array([1.0, 2.0]), np.array([1.5])).tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("audio_frames", "starts"),
+    [
+        (96, [0, 16, 80, 144, 208, 272, 336, 400, 464, 528, 592, 656, 720, 784, 848, 912]),
+        (192, [0, 0, *range(32, 801, 64), 832]),
+        (304, [0, 0, 0, *range(40, 681, 64), 720, 720]),
+        (416, [0, 0, 0, 0, 48, 112, 176, 240, 304, 368, 432, 496, 560, 608, 608, 608]),
+        (512, [0, 0, 0, 0, 0, *range(64, 449, 64), 512, 512, 512, 512]),
+        (1024, [0] * 16),
+    ],
+)
+def test_published_windows(audio_frames: int, starts: list[int]) -> None:
+    """The table that the published code gives for 16 pictures."""
+    pairs = published_pairs(16, audio_frames)
+    assert pairs.start_frames.tolist() == starts
+    assert pairs.unique_starts.tolist() == sorted(set(starts))
+    assert pairs.unique_starts[pairs.inverse].tolist() == starts
+    assert pairs.frame_seconds == pytest.approx(0.64 * np.arange(16))
+
+
+def test_published_windows_of_other_numbers() -> None:
+    for num_frames in (1, 3, 10, 24):
+        for audio_frames in (1, 97, 1024):
+            pairs = published_pairs(num_frames, audio_frames)
+            assert len(pairs.frame_seconds) == len(pairs.inverse) == num_frames
+            assert pairs.start_frames.min() >= 0
+            assert pairs.start_frames.max() + audio_frames <= 1024
+    assert published_pairs(2, 10, padded_frames=50).start_frames.tolist() == [0, 20]
+    for wrong in ((0, 96), (16, 0), (16, 1025)):
+        with pytest.raises(ValueError, match="at least 1 picture"):
+            published_pairs(*wrong)

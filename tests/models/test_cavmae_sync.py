@@ -63,6 +63,21 @@ def test_the_embedding_is_the_global_token(tiny: Make, inputs: Inputs) -> None:
     torch.testing.assert_close(output.audio.tokens[0, 0], slow[0, 1:])
 
 
+@pytest.mark.parametrize("keep_registers", [False, True])
+def test_joint_blocks_are_chained(tiny: Make, inputs: Inputs, keep_registers: bool) -> None:
+    """Two of them, and the heads after them; the public code lets only the last joint block act here."""
+    model = tiny(True, joint_depth=2, num_registers=2, keep_registers=keep_registers, contrastive_head_depth=2)
+    audio, frames = inputs(model, 1, 1)
+    towers = [model.audio_tower(model.audio_patches(audio)), model.visual_tower(model.visual_patches(frames))]
+    blocks, heads = model.joint_blocks, model.audio_head
+    own = blocks[1](blocks[0](towers[0], Stream.AUDIO), Stream.AUDIO)
+    slow = model.audio_norm(heads[1](heads[0](own)))
+    torch.testing.assert_close(model.single(towers[0], Stream.AUDIO), slow)
+    patches = torch.cat([towers[0][:, 1:10], towers[1][:, 1:7]], dim=1)
+    slow = model.joint_norm(blocks[1](blocks[0](patches, Stream.JOINT), Stream.JOINT))
+    torch.testing.assert_close(model.joint_tokens(*towers), slow)
+
+
 def test_registers_start_large_and_global_tokens_small(tiny: Make) -> None:
     model = tiny(True, num_registers=20, width=48)
     assert 0.9 < model.audio_tower.registers.std() < 1.1

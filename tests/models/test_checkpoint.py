@@ -164,6 +164,18 @@ def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_a_checkpoint_of_any_header_length_is_read(tmp_path: Path) -> None:
+    """The first byte of a safetensors file is the low byte of that length: also the one that pickles begin with."""
+    path = tmp_path / "model.safetensors"
+    model = CAVMAE(CAVMAEConfig(width=4, heads=1, audio_depth=0, visual_depth=0, joint_depth=0, decoder_depth=0))
+    first = set()
+    for length in range(0, 256, 8):
+        save_checkpoint(path, model, preprocess={}, extra={"note": "x" * length})
+        first.add(path.read_bytes()[:1])
+        assert load_checkpoint(path).extra == {"note": "x" * length}
+    assert b"\x80" in first
+
+
 def test_a_model_without_a_name_cannot_be_saved(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="Linear is not a model"):
         save_checkpoint(tmp_path / "m.safetensors", torch.nn.Linear(2, 2), preprocess={})

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from lookhear.errors import CheckpointError
-from lookhear.models.cavmae import CAVMAE, Stem, _strides
+from lookhear.models.cavmae import CAVMAE
 from lookhear.models.checkpoint import load_checkpoint, save_checkpoint
 from lookhear.models.published import export_published
 from lookhear.models.tokens import Grid, Masks, mask_from_noise, patchify
+from lookhear.models.towers import Stem, _strides
 
 Make = Callable[..., CAVMAE]
 Inputs = Callable[..., tuple[Tensor, Tensor]]

@@ -18,8 +18,9 @@ from lookhear.data.batch import Batch
 from lookhear.data.draws import Draws
 from lookhear.errors import ConfigError
 from lookhear.models.cavmae import CAVMAE, CAVMAEConfig
+from lookhear.models.cavmae_sync import CAVMAESync, CAVMAESyncConfig
 from lookhear.models.published import PublishedChoices, load_published, to_published
-from lookhear.models.tokens import MaskConfig
+from lookhear.models.tokens import MaskConfig, Masks
 from lookhear.objectives import CAVMAEObjectiveConfig
 from lookhear.training.optim import OptimConfig, build_optimizer
 
@@ -237,10 +238,59 @@ def test_structured_masks_train(structure: Any) -> None:
     small_step(CAVMAEObjectiveConfig(mask=mask)).loss.backward()
 
 
-def test_one_clip_one_window() -> None:
-    step = small_step(CAVMAEObjectiveConfig(direction="both"), small_batch(clips=1, windows=1))
-    assert float(step.terms["contrastive"].detach()) == 0
-    assert float(step.loss.detach()) > 0
+def test_ratios_are_drawn_once_a_step() -> None:
+    """Both between the bounds, anew in every step, the same for every batch of it: ranks must keep equally many."""
+    config = CAVMAEObjectiveConfig(mask_ratio_range=(0.2, 0.8), contrastive_weight=1.0)
+    model = small_model()
+    objective = config.build(model)
+    seen: list[Masks] = []
+    model.register_forward_pre_hook(lambda _, __, given: seen.append(given["mask"]), with_kwargs=True)
+    for step in range(40):
+        for batch in (small_batch(clips=2), small_batch(clips=1)):
+            objective(model, batch, Draws(seed=0, epoch=0, step=step))
+    kept = [(masks.audio.kept.shape[1], masks.visual.kept.shape[1]) for masks in seen if masks.audio and masks.visual]
+    assert len(kept) == 80
+    assert kept[::2] == kept[1::2]
+    audio, visual = ({counts[side] for counts in kept} for side in (0, 1))
+    assert {2, 3, 4, 5} <= audio <= set(range(1, 7)), "8 tokens of sound keep int(8 x 0.2 to 0.8)"
+    assert {2, 3, 4} <= visual <= set(range(1, 5)), "6 of the picture"
+    assert len({more - fewer for more, fewer in kept}) > 3, "each modality has a ratio of its own"
+    fixed = CAVMAEObjectiveConfig(mask_ratio_range=(0.5, 0.5))
+    halves = CAVMAEObjectiveConfig(mask=MaskConfig(audio=0.5, visual=0.5))
+    torch.testing.assert_close(small_step(fixed).loss, small_step(halves).loss)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        SMALL,
+        dataclasses.replace(SMALL, joint_depth=2, audio_tower="conv", visual_tower="conv"),
+        CAVMAESyncConfig(**vars(SMALL) | {"joint_depth": 2}, num_registers=2, contrastive_head_depth=1),
+        CAVMAESyncConfig(**vars(SMALL), num_registers=2, keep_registers=True, num_global_tokens=0),
+    ],
+    ids=["cavmae", "conv", "sync", "sync without global token"],
+)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"reconstruction_weight": 0.0},
+        {"contrastive_weight": 0.0},
+        {"mask_ratio_range": (0.3, 0.8)},
+        {"contrastive_mask_ratio": 0.0, "local_share": 0.5},
+    ],
+    ids=["both", "contrast", "reconstruction", "drawn ratio", "two passes"],
+)
+def test_one_clip_one_window(sizes: CAVMAEConfig, changes: dict[str, Any]) -> None:
+    """Every model and mode at B = N = 1, on a picture that is not square: nothing to confuse, all to reconstruct."""
+    torch.manual_seed(0)
+    model = CAVMAESync(sizes) if isinstance(sizes, CAVMAESyncConfig) else CAVMAE(sizes)
+    config = CAVMAEObjectiveConfig(direction="both", **changes)
+    step = config.build(model)(model, small_batch(clips=1, windows=1), Draws(seed=0, epoch=0))
+    assert float(step.terms.get("contrastive", torch.zeros(())).detach()) == 0
+    assert (float(step.loss.detach()) > 0) == (config.reconstruction_weight > 0)
+    step.loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
 def test_global_and_local_are_averaged() -> None:
@@ -273,6 +323,8 @@ def test_a_learned_temperature_learns_within_bounds() -> None:
         (lambda: CAVMAEObjectiveConfig(contrastive_mask_ratio=1.0), "contrastive_mask_ratio"),
         (lambda: CAVMAEObjectiveConfig(contrastive_weight=-1.0), "negative"),
         (lambda: CAVMAEObjectiveConfig(local_share=2.0), "local_share"),
+        (lambda: CAVMAEObjectiveConfig(mask_ratio_range=(0.9, 0.6)), "must rise"),
+        (lambda: CAVMAEObjectiveConfig(mask_ratio_range=(0.6, 1.0)), "must rise"),
         (lambda: CAVMAEObjectiveConfig().build(small_model(decoder_depth=0)), "decoder"),
         (lambda: CAVMAEObjectiveConfig().build(small_model(modalities="audio", decoder_depth=0)), "both modalities"),
         (lambda: CAVMAEObjectiveConfig().build(torch.nn.Linear(1, 1)), "CAV-MAE"),

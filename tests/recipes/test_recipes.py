@@ -1,16 +1,30 @@
 """Every recipe: complete, without contradictions, and able to take a step."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from fake_store import FakeStore
 from lookhear.config import override
 from lookhear.errors import ConfigError
+from lookhear.models.checkpoint import MODELS
 from lookhear.recipes import RECIPES, recipe
+from lookhear.training.journal import read_records
 from lookhear.training.loop import train
-from lookhear.training.run import Run
+from lookhear.training.optim import learning_rate
+from lookhear.training.run import Run, model_kind
+
+HERE = ("tiny", "grid", "small", "conv_towers")  # those that two CPU cores can train
+PUBLISHED = sorted(RECIPES.keys() - set(HERE))
+# An encoder that takes a step in no time, on the fake store, which mixes its channels.
+SHRUNK = [
+    *("model.width=24", "model.heads=2", "model.audio_depth=1", "model.visual_depth=1"),
+    *("model.decoder_width=16", "model.decoder_heads=2", "preprocess.channel=mix", "initial=null"),
+    *("device=cpu", "data.num_workers=0", "data.batch_size=2", "steps=2", "journal_every=1"),
+]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -19,14 +33,70 @@ def test_a_recipe_is_complete(name: str) -> None:
     run.check()
     assert run.name == name
     assert Run.from_dict(run.to_dict()) == run
+    with torch.device("meta"):
+        model = MODELS[model_kind(run.model)][1](run.model)
+        run.objective.build(model)
     assert all(word in (RECIPES[name].__doc__ or "") for word in ("Command:", "Data:", "Hardware:", "Promise:"))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", HERE)
 def test_a_recipe_takes_steps(name: str, tmp_path: Path) -> None:
     run = override(recipe(name), ["data.batch_size=2", "data.windows_per_clip=2", "steps=2", "device=cpu"])
     summary = train(dataclasses.replace(run), FakeStore(4), tmp_path / "run")  # type: ignore[arg-type]
     assert summary.finished
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_recipe_takes_steps_when_it_is_small(name: str, tmp_path: Path) -> None:
+    """Published windows, padding, noise and roll, on clips far shorter than the window: the loss stays a number."""
+    train(override(recipe(name), SHRUNK), FakeStore(4), tmp_path / "run")  # type: ignore[arg-type]
+    losses = [record["loss"] for record in read_records(tmp_path / "run" / "journal.jsonl") if "loss" in record]
+    assert len(losses) == 2
+    assert all(math.isfinite(loss) for loss in losses)
+
+
+def test_published_settings() -> None:
+    """What the authors' scripts say, of each run."""
+    for name, batch_size, peak, epochs in (
+        ("cavmae_base", 48, 5e-5, 25),
+        ("cavmae_scale_plus", 108, 1e-4, 25),
+        ("cavmae_scale_plus_plus", 256, 2e-4, 25),
+        ("cavmae_nonorm", 48, 5e-5, 25),
+        ("cavmae_vggsound", 120, 1e-4, 25),
+        ("cavmae_vggsound_continued", 120, 5e-5, 10),
+        ("cavmae_bidirectional", 120, 1e-4, 25),
+        ("cavmae_sync", 512, 2e-4, 25),
+    ):
+        run = recipe(name)
+        assert (run.data.batch_size, run.optim.learning_rate, run.epochs) == (batch_size, peak, epochs)
+        optim = run.optim
+        assert (optim.name, optim.betas, optim.weight_decay) == ("adam", (0.95, 0.999), 5e-7)
+        assert optim.decay_vectors
+        assert run.objective.negatives == "local"
+        assert (run.objective.mask.audio, run.objective.mask.visual, run.objective.temperature) == (0.75, 0.75, 0.05)
+        assert run.initial is not None
+    assert recipe("cavmae_sync").objective.contrastive_weight == 0.1
+    assert recipe("cavmae_base").objective.contrastive_weight == 0.01
+    assert not recipe("cavmae_nonorm").objective.normalise_patches
+    assert recipe("cavmae_bidirectional").objective.direction == "both"
+
+
+def test_published_schedules() -> None:
+    """Halved after epoch 10, 15 and 20; ten epochs of VGGSound stay at the peak; Sync warms up and ends at a tenth."""
+
+    def rates(name: str, epochs: int) -> list[float]:
+        optim = recipe(name).optim
+        return [
+            learning_rate(optim, step=100 * epoch, total_steps=100 * epochs, steps_per_epoch=100) / optim.learning_rate
+            for epoch in range(epochs)
+        ]
+
+    assert rates("cavmae_base", 25) == [1.0] * 10 + [0.5] * 5 + [0.25] * 5 + [0.125] * 5
+    assert rates("cavmae_vggsound_continued", 10) == [1.0] * 10
+    sync = recipe("cavmae_sync").optim
+    every = [learning_rate(sync, step=step, total_steps=1000, steps_per_epoch=40) / 2e-4 for step in range(1000)]
+    assert every[:100] == pytest.approx([(step + 1) / 100 for step in range(100)])
+    assert every[-1] == pytest.approx(0.1, abs=1e-3)
 
 
 def test_an_unknown_name_names_the_nearest() -> None:

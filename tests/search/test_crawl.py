@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from locked_folders import lock_folders
+from lookhear.data import stretch
 from lookhear.embedder import Embedder
 from lookhear.errors import IndexStateError
 from lookhear.media.decode import read_clip
 from lookhear.media.encode import write_sound
 from lookhear.search import crawl as crawling
-from lookhear.search import stretch
 from lookhear.search.crawl import CrawlSummary, index
 from lookhear.search.index import FileRow, Index
 from tiny_embedder import RATE, make_clip, save_tiny, tiny_embedder, tune

@@ -17,8 +17,12 @@ from lookhear.media.clip import Clip
 from lookhear.media.encode import write_video
 from lookhear.models.cavmae_sync import CAVMAESync, CAVMAESyncConfig
 from lookhear.models.tokens import Encoded, Grid, Mask, Masks, Output, patchify
+from lookhear.tasks.boxes import read_boxes
+from lookhear.tasks.crop import crop_of, enlarge
 from lookhear.tasks.heat import HeatConfig
-from lookhear.tasks.localization import crop_of, enlarge, evaluate_localization, heat_map, localize
+from lookhear.tasks.localization import evaluate_localization
+from lookhear.tasks.maps import heat_map
+from lookhear.tasks.overlays import localize
 from stand_ins import StoreStandIn, stored_clip
 from synthetic import make_video
 from tiny_embedder import tiny_embedder
@@ -79,6 +83,10 @@ class ToyEmbedder:
         )
     )
     fingerprint: str = "toy"
+
+    @property
+    def encoder(self) -> nn.Module:
+        return self.model
 
     @property
     def window_seconds(self) -> float:
@@ -173,6 +181,31 @@ def test_what_sounds_is_found_by_every_method(method: str) -> None:
     assert "examples" not in record
     assert result.examples[0].picture.shape == (3, SIDE, SIDE)
     assert result.examples[0].heat.shape == (SIDE, SIDE)
+
+
+def test_published_boxes_are_judged_on_the_middle_frame(tmp_path: Path) -> None:
+    """By name of the file, whatever its folder and suffix; several boxes are one truth."""
+    store = _store([BOXES[0], BOXES[1], BOXES[2]])
+    flashes = _frames(BOXES[0])
+    flashes[5] = _frames(BOXES[3], count=1)[0]  # the frame at 0.5 s
+    store.pictures[0] = flashes
+    rows = [
+        {"file": "clip-000", "class": "flash", "bbox": [list(BOXES[3]), [0.0, 0.0, 0.1, 0.1]]},  # one beside the crop
+        {"file": "clip-001", "class": "flash", "bbox": [list(BOXES[1]), [0.5, 0.5, 0.5, 0.6]]},  # one without area
+        {"file": "elsewhere", "class": "flash", "bbox": [list(BOXES[1])]},
+    ]
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps(rows))
+    result = evaluate_localization(
+        ToyEmbedder(), store, read_boxes(path), config=HeatConfig(method="cosine", region_patches=2)
+    )
+    assert (result.frames, result.clips) == (2, 2)
+    assert result.ciou == result.pointing == 1.0
+    assert result.auc > 0.5
+    assert result.ciou_half == 0.0  # small things: half the picture is too much
+    assert result.protocol["box_list"] == {"files": 3, "broken_boxes": 1, "agreement": 1}
+    assert result.left_out == [{"clip_id": "clip-002.mp4@0", "reason": "is not in the list of boxes"}]
+    assert len(result.examples[0].boxes) == 1
 
 
 def test_the_box_of_the_frame_that_was_seen_is_the_one_that_counts() -> None:

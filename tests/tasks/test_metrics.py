@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lookhear.tasks import metrics
-from lookhear.tasks.metrics import AGGREGATIONS, Ranks, bootstrap_interval, pair_ranks, pair_similarity, ranks
+from lookhear.tasks.metrics import bootstrap_interval, ranks
 
 
 def _golden() -> dict[str, np.ndarray]:
@@ -22,111 +22,11 @@ def _golden() -> dict[str, np.ndarray]:
     pytest.skip("no golden metrics at hand")
 
 
-def _unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    values = rng.standard_normal(shape).astype(np.float32)
-    return values / np.linalg.norm(values, axis=-1, keepdims=True)
-
-
-def _slow_similarity(audio: list[np.ndarray], visual: list[np.ndarray], aggregation: str) -> np.ndarray:
-    matrix = np.zeros((len(audio), len(visual)))
-    for i, sound in enumerate(audio):
-        for j, picture in enumerate(visual):
-            cosines = sound.astype(np.float64) @ picture.T.astype(np.float64)
-            values = np.diagonal(cosines) if aggregation.startswith("diagonal") else cosines
-            matrix[i, j] = values.max() if aggregation.endswith("max") else values.mean()
-    return matrix
-
-
-def _summary(found: Ranks) -> list[float]:
-    return [metrics.recall_at(found, k) for k in (1, 5, 10)] + [metrics.median_rank(found)]
-
-
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_similarity_and_ranks_equal_the_golden_ones(aggregation: metrics.Aggregation) -> None:
-    golden = _golden()
-    audio, image = (golden[name] / np.linalg.norm(golden[name], axis=2, keepdims=True) for name in ("audio", "image"))
-    similarity = pair_similarity(audio, image, aggregation=aggregation)
-    both = pair_ranks(audio, image, aggregation=aggregation, block_bytes=5000)
-    own = np.arange(len(audio))
-    for direction, matrix, streamed in (
-        ("audio_to_image", similarity, both.audio_to_visual),
-        ("image_to_audio", similarity.T, both.visual_to_audio),
-    ):
-        np.testing.assert_allclose(matrix, golden[f"{direction}.{aggregation}.similarity"], atol=1e-6)
-        expected = golden[f"{direction}.{aggregation}.r1_r5_r10_medr"].tolist()
-        assert _summary(ranks(matrix, own)) == expected
-        assert _summary(streamed) == expected
-
-
-def test_one_window_equals_the_golden_clip_similarity() -> None:
-    golden = _golden()
-    audio, image = (golden[name] / np.linalg.norm(golden[name], axis=2, keepdims=True) for name in ("audio", "image"))
-    for aggregation in AGGREGATIONS:  # with one window they are all the same thing
-        similarity = pair_similarity(audio[:, :1], image[:, :1], aggregation=aggregation)
-        np.testing.assert_allclose(similarity, golden["clip.similarity"], atol=1e-6)
-    assert _summary(ranks(similarity, np.arange(len(audio)))) == golden["clip.r1_r5_r10_medr"].tolist()
-
-
 def test_precision_and_area_equal_the_golden_ones() -> None:
     golden = _golden()
     target, score = golden["multilabel.target"], golden["multilabel.score"]
     np.testing.assert_allclose(metrics.average_precision(target, score), golden["multilabel.ap"], atol=1e-6)
     np.testing.assert_allclose(metrics.area_under_roc(target, score), golden["multilabel.auc"], atol=1e-6)
-
-
-def test_published_spot_values() -> None:
-    rng = np.random.RandomState(0)
-    audio, visual = rng.randn(5, 3, 8).astype(np.float32), rng.randn(5, 3, 8).astype(np.float32)
-    audio, visual = (part / np.linalg.norm(part, axis=2, keepdims=True) for part in (audio, visual))
-    rows = {
-        "diagonal_mean": [0.34079, 0.09286, 0.16580, 0.00831, -0.28210],
-        "diagonal_max": [0.79516, 0.27922, 0.57472, 0.26015, 0.02800],
-        "mean": [0.02552, -0.03203, -0.05036, 0.12066, -0.06243],
-        "max": [0.79516, 0.31101, 0.57472, 0.52459, 0.44993],
-    }
-    for aggregation in AGGREGATIONS:
-        np.testing.assert_allclose(
-            pair_similarity(audio, visual, aggregation=aggregation)[0], rows[aggregation], atol=1e-5
-        )
-
-
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_clips_of_different_length_equal_the_loop(aggregation: metrics.Aggregation) -> None:
-    rng = np.random.default_rng(1)
-    counts = np.array([3, 1, 5, 2, 5, 4, 1])
-    audio, visual = _unit(rng, 7, 5, 6), _unit(rng, 7, 5, 6)
-    sounds = [part[:count] for part, count in zip(audio, counts, strict=True)]
-    pictures = [part[:count] for part, count in zip(visual, counts, strict=True)]
-    if aggregation.startswith("diagonal"):  # only the windows that both clips have
-        expected = np.array(
-            [
-                _slow_similarity([a[: min(len(a), len(v))]], [v[: min(len(a), len(v))]], aggregation)[0, 0]
-                for a in sounds
-                for v in pictures
-            ]
-        ).reshape(7, 7)
-    else:
-        expected = _slow_similarity(sounds, pictures, aggregation)
-    found = pair_similarity(audio, visual, aggregation=aggregation, audio_counts=counts, visual_counts=counts)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
-    streamed = pair_ranks(audio, visual, aggregation=aggregation, counts=counts, block_bytes=150)
-    for both, matrix in ((streamed.audio_to_visual, found), (streamed.visual_to_audio, found.T)):
-        np.testing.assert_array_equal(both.expected, ranks(matrix, np.arange(7)).expected)
-
-
-def test_more_clips_than_one_tile_and_other_numbers_of_sounds_and_pictures() -> None:
-    rng = np.random.default_rng(2)
-    audio, visual = _unit(rng, 60, 16, 4), _unit(rng, 37, 16, 4)
-    for aggregation in AGGREGATIONS:
-        expected = _slow_similarity(list(audio), list(visual), aggregation)
-        np.testing.assert_allclose(pair_similarity(audio, visual, aggregation=aggregation), expected, atol=1e-6)
-
-
-def test_one_clip_is_always_found() -> None:
-    one = _unit(np.random.default_rng(0), 1, 1, 4)
-    for aggregation in AGGREGATIONS:
-        assert pair_similarity(one, one, aggregation=aggregation).shape == (1, 1)
-        assert pair_ranks(one, one, aggregation=aggregation).audio_to_visual.expected.tolist() == [1.0]
 
 
 def _hits_by_shuffling(similarity: np.ndarray, right: np.ndarray, k: int) -> np.ndarray:
@@ -154,24 +54,39 @@ def test_ties_count_as_a_fair_draw() -> None:
         np.testing.assert_allclose(metrics.hits_at(found, k), _hits_by_shuffling(similarity, several, k), atol=0.03)
 
 
-def test_a_collapsed_model_gets_chance_and_not_everything() -> None:
-    same = np.ones((20, 3, 8), dtype=np.float32) / np.sqrt(8, dtype=np.float32)
-    for aggregation in AGGREGATIONS:
-        both = pair_ranks(same, same, aggregation=aggregation)
-        assert metrics.recall_at(both.audio_to_visual, 1) == pytest.approx(1 / 20)
-        assert metrics.recall_at(both.visual_to_audio, 5) == pytest.approx(5 / 20)
-        assert metrics.median_rank(both.visual_to_audio) == 10.5
-
-
-def test_what_has_no_rank_is_refused() -> None:
-    with pytest.raises(ValueError, match="not a finite number"):
-        ranks(np.array([[np.nan, 1.0]]), np.array([0]))
+def test_without_a_right_answer_there_is_no_rank() -> None:
     with pytest.raises(ValueError, match="no right answer"):
         ranks(np.ones((1, 2)), np.zeros((1, 2), dtype=bool))
-    with pytest.raises(ValueError, match="no aggregation"):
-        pair_similarity(np.ones((1, 1, 2)), np.ones((1, 1, 2)), aggregation="median")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="window counts"):
-        pair_similarity(np.ones((1, 1, 2)), np.ones((1, 1, 2)), audio_counts=np.array([2]))
+
+
+def test_what_has_no_score_has_failed_and_stands_in_nobodys_way() -> None:
+    similarity = np.array([[0.2, np.nan, 0.1], [0.3, np.nan, 0.1], [np.nan, np.nan, 0.5]])
+    found = ranks(similarity, np.arange(3))
+    assert found.failed.tolist() == [False, True, False]
+    assert found.expected.tolist() == [1.0, 4.0, 1.0]
+    assert metrics.hits_at(found, 3).tolist() == [1.0, 0.0, 1.0]
+    assert metrics.recall_at(found, 10) == pytest.approx(2 / 3), (
+        "a failed query counts as not found, however large k is"
+    )
+    assert metrics.recall_at(found, 1, ties="published") == 1.0, "the public code loses it"
+    several = np.array([[True, True, False]])
+    assert ranks(similarity[:1], several).expected.tolist() == [1.0], "the best right answer that has a score counts"
+
+
+def _published_places(similarity: np.ndarray) -> np.ndarray:
+    """The slow form: every place of the sorted row that holds the score of the right answer, from 0."""
+    return np.concatenate([np.flatnonzero(np.sort(row)[::-1] == row[own]) for own, row in enumerate(similarity)])
+
+
+def test_the_published_rule_counts_every_tied_place() -> None:
+    example = np.array([[1, 1, 0], [0.5, 0.2, 0.1], [0.3, 0.3, 0.3]])
+    assert metrics.recall_at(ranks(example, np.arange(3)), 1, ties="published") == pytest.approx(2 / 6)
+    rng = np.random.default_rng(0)
+    for similarity in (rng.integers(0, 6, (40, 40)) / 6, rng.random((40, 40)), np.ones((40, 40))):
+        found, places = ranks(similarity, np.arange(40)), _published_places(similarity)
+        for k in (1, 5, 10, 40):
+            assert metrics.recall_at(found, k, ties="published") == pytest.approx((places < k).mean())
+        assert metrics.median_rank(found, ties="published") == np.median(places) + 1
 
 
 def test_interval_covers_the_mean_and_is_reproducible() -> None:
@@ -203,26 +118,3 @@ def test_a_class_without_a_positive_has_no_precision() -> None:
     assert np.isnan(precision[1])
     assert area[0] == 1.0
     assert np.isnan(area[1:]).all()
-
-
-def test_a_map_is_cut_to_the_area_of_the_box() -> None:
-    heat = np.arange(24.0).reshape(4, 6)
-    cut = metrics.cut_to_area(heat, 5)
-    assert sorted(heat[cut == 1.0].tolist()) == [19, 20, 21, 22, 23]
-    flat = metrics.cut_to_area(np.zeros((4, 6)), 6)
-    np.testing.assert_allclose(flat, 0.25)  # everything a little, not the upper left corner
-    assert metrics.cut_to_area(heat, 24).all()
-
-
-def test_overlap_and_pointing() -> None:
-    mask = metrics.box_mask((0.5, 0.0, 1.0, 0.5), 8, 8)
-    assert mask.sum() == 16
-    assert mask[:4, 4:].all()
-    assert metrics.overlap_with_box(mask.astype(float), mask) == 1.0
-    assert metrics.overlap_with_box(1.0 - mask, mask) == pytest.approx(0.0)
-    half = metrics.box_mask((0.5, 0.0, 1.0, 0.25), 8, 8) + metrics.box_mask((0.5, 0.5, 1.0, 0.75), 8, 8) * 0.5
-    assert metrics.overlap_with_box(half, mask) == pytest.approx(8 / 24)
-    assert metrics.points_into(half, mask) == 1.0
-    assert metrics.points_into(np.zeros((8, 8)), mask) == 0.25
-    assert metrics.box_mask((0.51, 0.51, 0.52, 0.52), 8, 8).sum() == 1
-    assert metrics.box_mask((1.0, 1.0, 1.0, 1.0), 8, 8)[7, 7]

@@ -7,7 +7,14 @@ import torch
 from torch import nn
 
 from lookhear.errors import ConfigError
-from lookhear.training.optim import OptimConfig, build_optimizer, clip_gradients, learning_rate
+from lookhear.training.optim import (
+    OptimConfig,
+    build_optimizer,
+    clip_gradients,
+    freeze_encoder,
+    learning_rate,
+    set_learning_rate,
+)
 
 
 def rates(config: OptimConfig, total_steps: int, steps_per_epoch: int = 1) -> list[float]:
@@ -78,3 +85,53 @@ def test_clipping_gives_the_norm_before() -> None:
 def test_impossible_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         OptimConfig(**wrong)
+
+
+class Headed(nn.Module):
+    """An encoder with a head that says which parameters are its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(3, 2)
+        self.table = nn.Parameter(torch.zeros(4, 3), requires_grad=False)
+        self.head = nn.Linear(2, 5)
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        return list(self.head.parameters())
+
+
+def test_the_head_has_a_rate_of_its_own() -> None:
+    """Published: one Adam group for the encoder and one for the head, both on the same schedule."""
+    model = Headed()
+    config = OptimConfig(name="adam", decay_vectors=True, weight_decay=5e-7, head_ratio=100.0)
+    optimizer = build_optimizer(config, [model])
+    set_learning_rate(optimizer, 5e-5)
+    assert [(len(group["params"]), group["lr"]) for group in optimizer.param_groups] == [
+        (2, pytest.approx(5e-5)),
+        (2, pytest.approx(5e-3)),
+    ]
+    apart = build_optimizer(OptimConfig(weight_decay=0.1), [model]).param_groups
+    assert [group["weight_decay"] for group in apart] == [0.1, 0.0, 0.1, 0.0]
+
+
+def test_a_frozen_encoder_stays() -> None:
+    model = Headed()
+    before = model.encoder.weight.clone()
+    config = OptimConfig(learning_rate=0.1, freeze="encoder")
+    freeze_encoder(config, model)
+    optimizer = build_optimizer(config, [model])
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 2
+    model.head(model.encoder(torch.ones(1, 3))).square().sum().backward()
+    optimizer.step()
+    assert torch.equal(model.encoder.weight, before)
+    assert model.encoder.weight.grad is None
+    with pytest.raises(ConfigError, match="needs a model with a head of its own, not a Linear"):
+        freeze_encoder(config, nn.Linear(1, 1))
+    with pytest.raises(ConfigError, match="head_ratio is -1"):
+        OptimConfig(head_ratio=-1.0)
+
+
+def test_the_published_fine_tuning_schedule() -> None:
+    """AS-20K: epochs 1 to 5 at full rate, then half of the one before in every epoch."""
+    found = rates(OptimConfig(learning_rate=1.0, schedule="step", step_from=5, step_every=1), 8)
+    assert found == [1.0] * 5 + [0.5, 0.25, 0.125]

@@ -12,12 +12,16 @@ from typing import Any
 import tyro
 
 from lookhear import __version__
+from lookhear.cli.classify import Classify
 from lookhear.cli.data import Prepare, Scenes
+from lookhear.cli.embed import Embed
 from lookhear.cli.evaluate import Evaluate
 from lookhear.cli.machine import Bench, Demo, Doctor
-from lookhear.cli.media import Localize
+from lookhear.cli.media import Inpaint, Localize
+from lookhear.cli.models import Models
 from lookhear.cli.search import IndexFolders, Search, Status
-from lookhear.cli.train import Pretrain
+from lookhear.cli.study import Study
+from lookhear.cli.train import Finetune, Pretrain
 from lookhear.console import finish, out, prepare_streams, say
 from lookhear.errors import UserError
 
@@ -25,12 +29,18 @@ VERBS: dict[str, Callable[..., Any]] = {
     "scenes": Scenes,
     "prepare": Prepare,
     "pretrain": Pretrain,
+    "finetune": Finetune,
     "evaluate": Evaluate,
+    "embed": Embed,
     "index": IndexFolders,
     "search": Search,
+    "classify": Classify,
     "localize": Localize,
+    "inpaint": Inpaint,
     "status": Status,
+    "models": Models,
     "bench": Bench,
+    "study": Study,
     "doctor": Doctor,
     "demo": Demo,
 }

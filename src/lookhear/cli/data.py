@@ -49,13 +49,22 @@ class Prepare:
     """Turn a folder of media into a manifest (a line for every file found) and a store to train from."""
 
     source: tyro.conf.Positional[Path]
-    """A folder (links are not followed out of it), one media file, or a list: CSV with a column path, or lines."""
+    """A folder (links are not followed out of it), one media file, or a list: CSV with a column path, lines, the JSON
+    of CAV-MAE and CAV-MAE Sync, VGGSound, AudioSet or ESC-50 as published."""
     store: Path = Path("store")
     """Where the store is made. A run that was stopped goes on where it was."""
     workers: int = 2
     """How many decoding processes."""
     labels: Path | None = None
-    """A CSV file with the columns path, label, split (the last two may be missing), paths relative to the source."""
+    """A CSV file with the columns path, label, split (the last two may be missing), paths relative to the source; or
+    the table of ESC-50."""
+    classes: Path | None = None
+    """A label CSV as published (index,mid,display_name): labels become its names; one that it lacks is an error."""
+    root: str = ""
+    """Where the files of a list are: FOLDER for relative names and those below <YOUR_PATH>, OLD=FOLDER to put FOLDER
+    in the place of OLD, a folder of another machine."""
+    format: Literal["table", "lines", "cavmae", "vggsound", "audioset", "esc50"] | None = None
+    """What kind of list it is, where what it holds does not tell."""
     shard: str = "0/1"
     """i/n: do only the i-th of n parts (0 <= i < n), on a machine of its own; the last one to finish joins them."""
     executor: Literal["processes", "ray"] = "processes"
@@ -67,10 +76,14 @@ class Prepare:
 
     def run(self) -> None:
         """Prepares the store and prints how many files ended in which status."""
-        from lookhear.data.lists import read_labels
+        from lookhear.data.lists import ListOptions, read_labels
         from lookhear.data.prepare import PrepareConfig, prepare
 
         config = override(PrepareConfig(), self.settings)
+        moved_from, _, root = self.root.partition("=") if "=" in self.root else ("", "", self.root)
+        options = ListOptions(
+            format=self.format, root=Path(root) if root else None, moved_from=moved_from, classes=self.classes
+        )
         with show_progress("files") as progress:
             summary = prepare(
                 self.source,
@@ -78,7 +91,8 @@ class Prepare:
                 config=config,
                 workers=self.workers,
                 shard=_shard(self.shard),
-                labels=read_labels(self.labels) if self.labels else None,
+                labels=read_labels(self.labels, self.classes) if self.labels else None,
+                list_options=options,
                 executor=self.executor,
                 progress=progress,
             )

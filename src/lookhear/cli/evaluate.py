@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from lookhear.console import print_record
+from lookhear.cli.evaluate_labels import EvaluateClassification, EvaluateProbe
+from lookhear.cli.evaluate_places import EvaluateLocalization, EvaluateSegmentation
+from lookhear.cli.results import give_result
+from lookhear.console import show_progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,20 +24,41 @@ class EvaluateRetrieval:
     """The store it learned from: the linear baseline is fitted there."""
     truth: Path | None = None
     """A folder with truth.jsonl: tells the kinds, for the figures within a kind."""
+    aggregation: tuple[Literal["diagonal_mean", "diagonal_max", "mean", "max"], ...] = ("diagonal_mean",)
+    """How the windows of two clips become one similarity; several are judged in one pass."""
+    level: Literal["clip", "window"] = "clip"
+    """clip: clips are asked for and found. window: windows are, by their own window and by their own clip."""
+    pairs: Literal["timestamps", "published", "clip"] = "timestamps"
+    """timestamps: disjoint windows. published: the 16 of CAV-MAE Sync. clip: the one of CAV-MAE."""
+    windows: int | None = None
+    """At most so many windows of each clip (default: all that fit; 16 published ones)."""
+    ties: Literal["fair", "published"] = "fair"
+    """fair: a tie is a draw by lot. published: every tied place counts, which inflates; only to compare."""
+    json: bool = False
+    """Print everything as JSON, the list of clips too."""
+    out: Path | None = None
+    """A file for the whole result: figures, protocol, clips with their hashes, clips left out, the model's print."""
 
     def run(self) -> None:
-        """Prints the figures as JSON."""
+        """Prints the figures."""
         from lookhear import embedder
         from lookhear.data.store import Store
         from lookhear.tasks.retrieval import evaluate_retrieval
 
-        result = evaluate_retrieval(
-            embedder.load(self.model),
-            Store(self.store),
-            kinds=_kinds(self.truth),
-            train_store=Store(self.learned_from) if self.learned_from else None,
-        )
-        print_record({"retrieval": result.to_dict()}, as_json=True)
+        with show_progress("clips") as progress:
+            result = evaluate_retrieval(
+                embedder.load(self.model),
+                Store(self.store),
+                kinds=_kinds(self.truth),
+                train_store=Store(self.learned_from) if self.learned_from else None,
+                num_windows=self.windows,
+                aggregations=tuple(dict.fromkeys(self.aggregation)),
+                level=self.level,
+                pairs=self.pairs,
+                ties=self.ties,
+                progress=progress,
+            )
+        give_result("retrieval", result.to_dict(), as_json=self.json, out=self.out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,51 +73,39 @@ class EvaluateSync:
     """The store it learned from: the linear baseline is fitted there."""
     truth: Path | None = None
     """A folder with truth.jsonl: tells when events are, to count windows without one apart."""
+    json: bool = False
+    """Print everything as JSON, the list of clips too."""
+    out: Path | None = None
+    """A file for the whole result: figures, protocol, clips with their hashes, clips left out, the model's print."""
 
     def run(self) -> None:
-        """Prints the figures as JSON."""
+        """Prints the figures."""
         from lookhear import embedder
         from lookhear.data.store import Store
         from lookhear.tasks.sync import evaluate_sync
 
-        result = evaluate_sync(
-            embedder.load(self.model),
-            Store(self.store),
-            truth=_truth(self.truth),
-            train_store=Store(self.learned_from) if self.learned_from else None,
-        )
-        print_record({"sync": result.to_dict()}, as_json=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateLocalization:
-    """Do heat maps lie on the object that sounds?"""
-
-    model: Path
-    """A checkpoint or a run folder."""
-    store: Path
-    """The clips to test on."""
-    truth: Path
-    """A folder with truth.jsonl: the true boxes and event times."""
-
-    def run(self) -> None:
-        """Prints the figures as JSON."""
-        from lookhear import embedder
-        from lookhear.data.store import Store
-        from lookhear.tasks.localization import evaluate_localization
-
-        result = evaluate_localization(embedder.load(self.model), Store(self.store), _truth(self.truth) or {})
-        print_record({"localization": result.to_dict()}, as_json=True)
+        with show_progress("clips") as progress:
+            result = evaluate_sync(
+                embedder.load(self.model),
+                Store(self.store),
+                truth=_truth(self.truth),
+                train_store=Store(self.learned_from) if self.learned_from else None,
+                progress=progress,
+            )
+        give_result("sync", result.to_dict(), as_json=self.json, out=self.out)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure a checkpoint: retrieval, sync or localization, each beside chance and a baseline."""
+    """Measure a checkpoint: retrieval, sync, localization, classification, probe, each beside chance and a baseline."""
 
     task: tyro.conf.OmitSubcommandPrefixes[
         Annotated[EvaluateRetrieval, tyro.conf.subcommand("retrieval")]
         | Annotated[EvaluateSync, tyro.conf.subcommand("sync")]
         | Annotated[EvaluateLocalization, tyro.conf.subcommand("localization")]
+        | Annotated[EvaluateSegmentation, tyro.conf.subcommand("segmentation")]
+        | Annotated[EvaluateClassification, tyro.conf.subcommand("classification")]
+        | Annotated[EvaluateProbe, tyro.conf.subcommand("probe")]
     ]
 
     def run(self) -> None:

@@ -1,7 +1,10 @@
 """This machine: what it has, how fast it is, and the whole path on it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from lookhear.cli.arguments import Set
 from lookhear.config import override, to_dict
@@ -9,16 +12,47 @@ from lookhear.console import print_record, print_rows, say, show_progress
 
 
 @dataclass(frozen=True, kw_only=True)
+class BenchRetrieval:
+    """How fast clips are compared both ways, beside the loop over pairs that published code has."""
+
+    clips: int = 1545
+    """How many clips; the loop is measured on 100 of them and extrapolated by the square."""
+    windows: int = 16
+    """Windows of a clip."""
+    width: int = 768
+    """Numbers of a vector."""
+    json: bool = False
+    """Print as JSON."""
+
+    def run(self) -> None:
+        """Measures and prints a line a figure."""
+        from lookhear.bench.retrieval import measure
+
+        with show_progress("measurements") as progress:
+            figures = measure(clips=self.clips, windows=self.windows, width=self.width, progress=progress)
+        print_record(to_dict(figures), as_json=self.json)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bench:
-    """How fast this machine decodes and computes spectrograms, each beside the plain form in the same run."""
+    """How fast this machine is, each figure beside the plain form in the same run: decoding and spectrograms, or
+    retrieval."""
 
     media: Path | None = None
     """A folder of media to decode (default: clips made for the purpose)."""
     json: bool = False
     """Print as JSON."""
 
+    what: tyro.conf.OmitSubcommandPrefixes[
+        Annotated[None, tyro.conf.subcommand("feed", description="Decoding and spectrograms.")]
+        | Annotated[BenchRetrieval, tyro.conf.subcommand("retrieval")]
+    ] = None
+
     def run(self) -> None:
-        """Measures and prints one line for each link of the feed."""
+        """Measures and prints one line for each link of the feed, or runs the chosen measurements."""
+        if self.what is not None:
+            replace(self.what, json=self.json or self.what.json).run()
+            return
         from lookhear.bench.media import measure
 
         with show_progress("measurements") as progress:

@@ -1,16 +1,24 @@
 """A model applied to one file."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
-from lookhear.console import print_rows
+from lookhear.cli.arguments import Set
+from lookhear.config import override
+from lookhear.console import print_record, print_rows, show_progress
+from lookhear.errors import UserError
+
+if TYPE_CHECKING:
+    from lookhear.tasks.heat import HeatConfig
+    from lookhear.tasks.overlays import Place
 
 
 @dataclass(frozen=True, kw_only=True)
 class Localize:
-    """Show where in the picture the sound comes from, as a heat map over the frame."""
+    """Show where in the picture the sound comes from; with --region, the reverse: what of the sound belongs there."""
 
     media: tyro.conf.Positional[Path]
     """A video file with sound."""
@@ -19,11 +27,106 @@ class Localize:
     at: float = 0.0
     """The moment, in seconds on the file's clock."""
     out: Path = Path("heat.png")
-    """The picture to write."""
+    """What to write: a picture, or with .mp4 a video of the stretch that begins there, with its sound."""
+    seconds: float = 5.0
+    """Length of the stretch, for a video."""
+    maps_per_second: float = 2.0
+    """How many maps a second of video is made of; they are blended between."""
+    region: str | None = None
+    """left,top,right,bottom as fractions of the frame: show when, and at which pitch, that region is heard."""
+    calibration: Path | None = None
+    """A file from `evaluate localization --library`: says "no visible source" where sound and picture do not fit."""
+    settings: Set = ()
+    """Change how maps are made, such as method=cosine or region_patches=2."""
+    json: bool = False
+    """Print the places as JSON."""
 
     def run(self) -> None:
-        """Writes the picture and prints its path and the place of the maximum."""
-        from lookhear.tasks.localization import localize
+        """Writes the file and prints a line for each moment: time, x, y, score, and whether the source is visible."""
+        from lookhear.tasks.heat import HeatConfig
+        from lookhear.tasks.overlays import localize
 
-        place = localize(self.media, model=self.model, at_seconds=self.at, out=self.out)
-        print_rows([(self.out, f"{place.x:.3f}", f"{place.y:.3f}")])
+        config = override(HeatConfig(), self.settings)
+        if self.region is not None:
+            self._reverse(config)
+            return
+        with show_progress("maps") as progress:
+            places = localize(
+                self.media,
+                model=self.model,
+                at_seconds=self.at,
+                out=self.out,
+                seconds=self.seconds,
+                maps_per_second=self.maps_per_second,
+                config=config,
+                calibration=self.calibration,
+                progress=progress,
+            )
+        if self.json:
+            print_record({"out": str(self.out), "places": [asdict(place) for place in places]}, as_json=True)
+        else:
+            print_rows(map(_row, places))
+
+    def _reverse(self, config: "HeatConfig") -> None:
+        from lookhear.tasks.overlays import localize_sound
+
+        region = _numbers("--region", self.region or "")
+        found = localize_sound(
+            self.media, model=self.model, at_seconds=self.at, region=region, out=self.out, config=config
+        )
+        record = {"out": str(self.out), "seconds": round(found.seconds, 3), "hertz": round(found.hertz, 1)}
+        print_record(record, as_json=self.json)
+
+
+def _row(place: "Place") -> tuple[str, ...]:
+    answer = {True: "visible", False: "no visible source", None: "not calibrated"}[place.visible]
+    where = ("", "") if place.visible is False else (f"{place.x:.3f}", f"{place.y:.3f}")
+    return (f"{place.at_seconds:.2f}", *where, f"{place.score:.3f}", answer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inpaint:
+    """Remove part of the picture or the sound of a moment, let the model fill it in, and show before and after."""
+
+    media: tyro.conf.Positional[Path]
+    """A media file; what it lacks can be made from the other with visual=1 or audio=1."""
+    model: Path
+    """A checkpoint with a decoder, or a run folder."""
+    at: float = 0.0
+    """The moment, in seconds on the file's clock; the window around it is filled in."""
+    out: Path = Path("inpainting")
+    """The folder for the pictures and sounds."""
+    picture_box: str | None = None
+    """left,top,right,bottom as fractions of the frame: remove this, instead of a random share."""
+    sound_box: str | None = None
+    """from,to in seconds and from,to in Hz: remove this, instead of a random share."""
+    settings: Set = ()
+    """Change what is removed, such as audio=1 (all of the sound), visual=0, audio_structure=time, seed=3."""
+    json: bool = False
+    """Print the shares and losses as JSON."""
+
+    def run(self) -> None:
+        """Writes the files and prints the removed share and the loss of each modality."""
+        from lookhear.tasks.inpainting import InpaintConfig, inpaint
+
+        given = {"picture_box": self.picture_box, "sound_box": self.sound_box}
+        boxes = {
+            name: _numbers(f"--{name.replace('_', '-')}", text) for name, text in given.items() if text is not None
+        }
+        config = override(InpaintConfig(), [*self.settings, *(f"{name}={list(box)}" for name, box in boxes.items())])
+        found = inpaint(self.media, model=self.model, at_seconds=self.at, out=self.out, config=config)
+        record = {
+            "out": str(self.out),
+            "start_seconds": found.start_seconds,
+            "picture": {"removed": found.picture.removed_share, "loss": found.picture.loss},
+            "sound": {"removed": found.spectrogram.removed_share, "loss": found.spectrogram.loss},
+        }
+        print_record(record, as_json=self.json)
+
+
+def _numbers(flag: str, text: str) -> tuple[float, float, float, float]:
+    try:
+        first, second, third, fourth = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"{flag} {text}: want four numbers with commas between, such as 0.2,0.3,0.6,0.9") from None
+    return first, second, third, fourth

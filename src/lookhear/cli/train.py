@@ -35,3 +35,41 @@ class Pretrain:
             summary = pretrain(self.recipe, store=self.store, folder=folder, settings=self.settings, progress=progress)
         print_record(to_dict(summary), as_json=self.json)
         return 143 if summary.interrupted else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune:
+    """Learn the labels of a store, from a pre-trained model or from scratch; go on where a run folder stopped."""
+
+    recipe: tyro.conf.Positional[str]
+    """The name of a recipe: as20k, as2m, vggsound, finetune_tiny, esc10."""
+    store: Path = Path("store")
+    """What `lookhear prepare --labels` made."""
+    initial: str | None = None
+    """Checkpoint, run folder, or name of weights to start from."""
+    labels: Path | None = None
+    """Label CSV (index, mid, display_name) that puts the classes in order; default: the store's labels, sorted."""
+    run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
+    """Where journal and checkpoints go (default: runs/RECIPE)."""
+    settings: Set = ()
+    """Change a setting of the run, such as model.mode=audio or data.validation_split=val."""
+    json: bool = False
+    """Print the summary as JSON."""
+
+    def run(self) -> int:
+        """Trains and prints where the checkpoint lies."""
+        from lookhear.recipes.finetune import finetune
+
+        folder = self.run_folder or Path("runs") / self.recipe
+        with show_progress("steps") as progress:
+            summary = finetune(
+                self.recipe,
+                store=self.store,
+                folder=folder,
+                initial=self.initial,
+                labels=self.labels,
+                settings=self.settings,
+                progress=progress,
+            )
+        print_record(to_dict(summary), as_json=self.json)
+        return 143 if summary.interrupted else 0

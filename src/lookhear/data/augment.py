@@ -39,30 +39,50 @@ class AugmentConfig:
     """largest change of a mel band, smooth over the bands, in deviations of the log-mel"""
     noise: float = 0.0
     """deviation of noise added to the log-mel, in deviations of the log-mel"""
+    mask_mel_bins: int = 0
+    """SpecAugment: widest band of mel bins that one mask of a window removes; 48 in the published fine-tuning"""
+    mask_frames: int = 0
+    """SpecAugment: longest stretch of spectrogram frames that one mask of a window removes; 192 in the published one"""
+    published_noise: bool = False
+    """add noise to the normalised log-mel as published: uniform from 0 to a tenth, times one draw a window"""
+    roll: bool = False
+    """turn the spectrogram round in time by a random number of frames, as published"""
+    mixup: float = 0.0
+    """share of the clips that another one is mixed into, sound, picture and labels; 0.5 in the published fine-tuning"""
 
     def __post_init__(self) -> None:
         problems = [
             f"{name} is {value}; it must be from 0 to 1"
             for name, value in vars(self).items()
-            if name in ("flip", "color", "still") and not 0 <= value <= 1
+            if name in ("flip", "color", "still", "mixup") and not 0 <= value <= 1
         ]
         if not 0 < self.zoom <= 1:
             problems.append(f"zoom is {self.zoom}; it must be above 0 and at most 1")
-        if min(self.gain, self.equaliser, self.noise) < 0:
-            problems.append("gain, equaliser and noise cannot be negative")
+        if min(self.gain, self.equaliser, self.noise, self.mask_mel_bins, self.mask_frames) < 0:
+            problems.append("gain, equaliser, noise, mask_mel_bins and mask_frames cannot be negative")
         if problems:
             raise ConfigError("; ".join(problems))
 
 
-def augment(batch: Batch, config: AugmentConfig, draws: Draws) -> Batch:
-    """A preprocessed batch, changed. Frames of one window are changed alike. A missing modality stays missing."""
-    frames, audio = batch.frames, batch.audio
+def augment(batch: Batch, config: AugmentConfig, draws: Draws, *, masked_value: float = 0.0) -> Batch:
+    """A preprocessed batch, changed. Frames of one window are changed alike. A missing modality stays missing.
+
+    `masked_value` is what SpecAugment leaves in the normalised log-mel: as published a log-mel of 0 (see
+    `PreprocessConfig.normalised_zero`). Mixing clips (`mixup`) needs the partner and is done by the dataset.
+    """
+    frames, audio, key = batch.frames, batch.audio, batch.draw_key
     if frames is not None and config.still:
-        frames = _hold_still(frames, batch.index, config.still, draws)
+        frames = _hold_still(frames, key, config.still, draws)
     if frames is not None and (config.flip or config.zoom < 1 or config.color):
-        frames = _change_pictures(frames, batch.index, config, draws)
+        frames = _change_pictures(frames, key, config, draws)
+    if audio is not None and (config.mask_mel_bins or config.mask_frames):
+        audio = _mask_spectrogram(audio, key, config, draws, masked_value)
     if audio is not None and (config.gain or config.equaliser or config.noise):
-        audio = _change_sound(audio, batch.index, config, draws)
+        audio = _change_sound(audio, key, config, draws)
+    if audio is not None and config.published_noise:
+        audio = _add_published_noise(audio, key, draws)
+    if audio is not None and config.roll:
+        audio = _roll(audio, key, draws)
     return dataclasses.replace(batch, frames=frames, audio=audio)
 
 
@@ -134,3 +154,38 @@ def _change_sound(audio: Tensor, index: Tensor, config: AugmentConfig, draws: Dr
         grains = draws.uniform(index, audio[0].numel(), purpose="augment noise").reshape(audio.shape)
         audio = audio + config.noise * math.sqrt(12) * (grains - 0.5)  # uniform, of deviation `noise`
     return audio
+
+
+def _mask_spectrogram(audio: Tensor, key: Tensor, config: AugmentConfig, draws: Draws, value: float) -> Tensor:
+    """SpecAugment (Park et al. 2019) as torchaudio draws it: one band of mel bins and one stretch of time a window."""
+    num_windows, num_frames, num_mel_bins = audio.shape[1:]
+    drawn = draws.uniform(key, num_windows * 4, purpose="augment masks").reshape(*audio.shape[:2], 4)
+    bins = _span(drawn[..., :2], config.mask_mel_bins, num_mel_bins)  # (B, N, F)
+    times = _span(drawn[..., 2:], config.mask_frames, num_frames)  # (B, N, T)
+    return audio.masked_fill(bins[:, :, None, :] | times[:, :, :, None], value)
+
+
+def _span(drawn: Tensor, longest: int, size: int) -> Tensor:
+    """bool (B, N, size) of two draws (B, N, 2): floor(v) places from floor(u x (size - v)) on, with v up to longest."""
+    length = drawn[..., :1] * min(longest, size)  # (B, N, 1), not yet a whole number
+    first = (drawn[..., 1:] * (size - length)).floor()
+    place = torch.arange(size, device=drawn.device)
+    return (place >= first) & (place < first + length.floor())
+
+
+def _add_published_noise(audio: Tensor, key: Tensor, draws: Draws) -> Tensor:
+    """x + U x u / 10: U uniform for every value, u uniform for every window."""
+    num_windows = audio.shape[1]
+    grains = draws.uniform(key, audio[0].numel(), purpose="augment published noise").reshape(audio.shape)
+    strength = draws.uniform(key, num_windows, purpose="augment published strength")  # (B, N)
+    return audio + grains * strength[:, :, None, None] / 10
+
+
+def _roll(audio: Tensor, key: Tensor, draws: Draws) -> Tensor:
+    """Each window turned round in time by a whole number of frames, uniform in [-T, T)."""
+    num_windows, num_frames = audio.shape[1:3]
+    drawn = draws.uniform(key, num_windows, purpose="augment roll")  # (B, N)
+    shift = (drawn * 2 * num_frames).floor().long() - num_frames
+    place = torch.arange(num_frames, device=audio.device)
+    source = (place - shift[..., None]).remainder(num_frames)  # (B, N, T)
+    return audio.gather(2, source[..., None].expand_as(audio))

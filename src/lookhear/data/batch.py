@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+REPEAT_BITS = 40  # of a draw key, below which is the clip and above which is its repeat
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
@@ -22,7 +24,14 @@ class Batch:
     audio: Tensor | None = None  # float32 (B, N, T, F), normalised log-mel
     frames: Tensor | None = None  # uint8 raw, float32 preprocessed (B, N, C, H, W)
     video: Tensor | None = None  # (B, 3, T, H, W), for encoders of moving pictures
-    labels: Tensor | None = None  # float32 (B, num_classes), multi-hot
+    labels: Tensor | None = None  # float32 (B, num_classes), multi-hot; a mixture where clips were mixed
+    mixed: Tensor | None = None  # bool (B,): which clips another was mixed into; None: none
+    repeat: Tensor | None = None  # int64 (B,): how often each clip came before in this epoch; None: never
+
+    @property
+    def draw_key(self) -> Tensor:
+        """int64 (B,): what the random draws of each clip follow, so that a clip that comes twice is changed twice."""
+        return self.index if self.repeat is None else self.index + (self.repeat << REPEAT_BITS)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on `device`. Times become float32 on Apple's GPUs, which have no float64."""

@@ -6,16 +6,22 @@ run was taken up again. B clips, N windows a clip, S samples, C picture channels
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lookhear.data.batch import Batch
+from lookhear.data.balance import balance_weights, balanced_order
+from lookhear.data.batch import REPEAT_BITS, Batch
+from lookhear.data.draws import Draws
+from lookhear.data.mixing import draw_pairs, mix
 from lookhear.data.preprocess import Preprocess, PreprocessConfig, check_store, cut_padded
 from lookhear.data.sampling import (
+    HOP_SECONDS,
+    PADDED_FRAMES,
+    SyncPairs,
     clip_rng,
     disjoint_windows,
     draw_windows,
@@ -23,12 +29,17 @@ from lookhear.data.sampling import (
     frame_times,
     nearest_frames,
     num_disjoint,
+    published_pairs,
 )
 from lookhear.data.store import Store, StoredClip
-from lookhear.errors import StoreError
+from lookhear.errors import ConfigError, StoreError
 
 # A clip whose sound and picture have less than this in common shows nothing that belongs together.
 MIN_SHARED_SECONDS = 0.2
+
+Modalities = Literal["both", "audio", "visual"]
+Sampling = Literal["shuffle", "balanced", "weighted"]
+WindowMode = Literal["random", "disjoint", "published"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +50,13 @@ class LeftOut:
     no_sound: int = 0
     # sound and picture that hardly overlap in time, or too few disjoint windows
     too_short: int = 0
+    # none of the labels that are learned
+    no_label: int = 0
 
     @property
     def total(self) -> int:
         """All of them."""
-        return self.no_picture + self.no_sound + self.too_short
+        return self.no_picture + self.no_sound + self.too_short + self.no_label
 
 
 class WindowDataset:
@@ -52,9 +65,18 @@ class WindowDataset:
     `mode="random"` draws `windows_per_clip` windows that do not overlap (see `sampling.draw_windows`), anew in every
     epoch. `mode="disjoint"` takes always the same: `windows_per_clip` windows spread evenly over the clip, or with
     None all that fit side by side: their number is the most frequent one in the store, and clips with fewer are left
-    out. Windows lie where both the sound and the picture of the clip were decoded. `indices` chooses clips of the
-    store (all by default). `classes` fixes the order of labels; by default it is all labels of the chosen clips,
-    sorted.
+    out. Both lie where the sound and the picture of the clip were decoded. `mode="published"` takes windows around
+    `pairs_per_clip` pictures as the published models do (see `sampling.published_pairs`), counted from the clip's
+    start: `windows_per_clip` random ones of these pairs in every epoch, or with None all of them. A picture is then
+    not the middle of its window, and clips that have too few of the pictures are left out.
+
+    `indices` chooses clips of the store (all by default). `classes` fixes the order of labels; by default it is all
+    labels of the chosen clips, sorted.
+
+    `modalities="audio"` or `"visual"` reads that one alone: clips need no other, windows lie anywhere in it, and
+    batches lack the other. `labelled` leaves out clips without a label (of `classes`). `sampling="balanced"` draws the
+    clips of an epoch with replacement, those with rare labels more often, `"weighted"` by the weights of the clips.
+    `mixup` is the share of the clips that another one of the dataset is mixed into (see mixing.py).
 
     Raises StoreError if the store's sound was made in another way than `config` says, or if no clip is left.
     """
@@ -67,45 +89,92 @@ class WindowDataset:
         windows_per_clip: int | None = 1,
         indices: Sequence[int] | np.ndarray | None = None,
         seed: int = 0,
-        mode: Literal["random", "disjoint"] = "random",
+        mode: WindowMode = "random",
+        pairs_per_clip: int = 16,
         classes: Sequence[str] | None = None,
+        modalities: Modalities = "both",
+        labelled: bool = False,
+        sampling: Sampling = "shuffle",
+        mixup: float = 0.0,
     ):
-        check_store(store, config)
+        check_store(store, config, picture=modalities != "audio")
         if windows_per_clip is None and mode == "random":
             raise ValueError("the number of random windows of a clip must be given")
         self.store = store
         self.config = config
         self.seed = seed
         self.mode = mode
+        self._pairs = _published(config, pairs_per_clip, windows_per_clip) if mode == "published" else None
+        self.modalities = modalities
+        self.mixup = mixup
         self._preprocess = Preprocess(config)
         chosen = [store.clips[int(index)] for index in (range(len(store)) if indices is None else indices)]
-        self.windows_per_clip, self.left_out = self._choose(chosen, windows_per_clip)
+        known = None if classes is None else frozenset(classes)
+        wanted = chosen if not labelled else [clip for clip in chosen if _has_label(clip, known)]
+        self.windows_per_clip, self.left_out = self._choose(wanted, windows_per_clip)
+        self.left_out = replace(self.left_out, no_label=len(chosen) - len(wanted))
         if not self.clips:
             reasons = self.left_out
             raise StoreError(
                 f"no clip of {store.path} can be used: of {len(chosen)}, {reasons.no_picture} have no picture, "
-                f"{reasons.no_sound} no sound, {reasons.too_short} are too short; prepare videos with sound"
+                f"{reasons.no_sound} no sound, {reasons.too_short} are too short{_unlabelled(reasons)}; prepare "
+                f"{_NEEDED[modalities]}"
             )
+        if self._pairs is not None and modalities != "audio":
+            self._require_pictures(pairs_per_clip)
         labels = {label for clip in self.clips for label in clip.labels}
         self.classes = tuple(sorted(labels) if classes is None else classes)
+        self._weights = self._draw_weights(sampling)
 
     def _choose(self, clips: list[StoredClip], windows_per_clip: int | None) -> tuple[int, LeftOut]:
         """Sets `clips` to those that can be used; the number of windows of each, and the count of the others."""
-        no_picture = [clip for clip in clips if not clip.has_picture]
-        no_sound = [clip for clip in clips if clip.has_picture and not clip.has_sound]
-        paired = [clip for clip in clips if clip.has_picture and clip.has_sound]
-        fitting = {clip.index: num_disjoint(*paired_span(clip), self.config.window_seconds) for clip in paired}
+        picture, sound = self.modalities != "audio", self.modalities != "visual"
+        no_picture = [clip for clip in clips if picture and not clip.has_picture]
+        seen = [clip for clip in clips if clip.has_picture or not picture]
+        no_sound = [clip for clip in seen if sound and not clip.has_sound]
+        paired = [clip for clip in seen if clip.has_sound or not sound]
+        fitting = {clip.index: num_disjoint(*self.span(clip), self.config.window_seconds) for clip in paired}
+        if self._pairs is not None:
+            fitting = {clip.index: len(self._shown(clip)) for clip in paired}
+            windows_per_clip = windows_per_clip or len(self._pairs.frame_seconds)
         if windows_per_clip is None:
             counted = Counter(count for count in fitting.values() if count)
             windows_per_clip = max(counted, key=lambda count: (counted[count], count)) if counted else 1
-        needed = windows_per_clip if self.mode == "disjoint" and windows_per_clip > 1 else 0
+        strict = self.mode == "published" or (self.mode == "disjoint" and windows_per_clip > 1)
+        needed = windows_per_clip if strict else 0
         self.clips: list[StoredClip] = []
         for clip in paired:
-            start, end = paired_span(clip)
+            start, end = self.span(clip)
             if end - start >= min(MIN_SHARED_SECONDS, self.config.window_seconds) and fitting[clip.index] >= needed:
                 self.clips.append(clip)
         left_out = LeftOut(no_picture=len(no_picture), no_sound=len(no_sound), too_short=len(paired) - len(self.clips))
         return windows_per_clip, left_out
+
+    def _require_pictures(self, pairs_per_clip: int) -> None:
+        """Raises StoreError if pictures would be shown twice, with windows of sound that are not theirs."""
+        looked_at = self.clips[:: max(1, len(self.clips) // 100)]
+        too_few = [clip for clip in looked_at if len(clip.frame_seconds) < len(self._shown(clip))]
+        if 2 * len(too_few) > len(looked_at):
+            raise StoreError(
+                f"the store {self.store.path} keeps fewer pictures than {pairs_per_clip} in "
+                f"{PADDED_FRAMES * HOP_SECONDS:g} s, so that some would be shown with the sound of others; prepare it "
+                f"again with --set frames_per_second={pairs_per_clip / PADDED_FRAMES / HOP_SECONDS:.2g}"
+            )
+
+    def _draw_weights(self, sampling: Sampling) -> np.ndarray | None:
+        """float64 (len,): how often each clip is drawn; None where every clip comes once."""
+        if sampling == "shuffle":
+            return None
+        known = frozenset(self.classes)
+        weights = (
+            np.array([clip.weight for clip in self.clips], dtype=np.float64)
+            if sampling == "weighted"
+            else balance_weights([[label for label in clip.labels if label in known] for clip in self.clips])
+        )
+        if not weights.any():
+            reason = "have no weight" if sampling == "weighted" else "have no labels to balance"
+            raise StoreError(f"the clips of {self.store.path} {reason}; use data.sampling=shuffle")
+        return weights
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -115,31 +184,84 @@ class WindowDataset:
         """Number of labels; 0 for an unlabelled store."""
         return len(self.classes)
 
+    def order(self, epoch: int) -> np.ndarray:
+        """int64 (len,): the positions that `epoch` goes through (see `batch` for those beyond the last clip)."""
+        if self._weights is None:
+            return epoch_order(self.seed, epoch, len(self))
+        return balanced_order(self._weights, seed=self.seed, epoch=epoch)
+
+    def span(self, clip: StoredClip) -> tuple[float, float]:
+        """The range of a clip in which windows lie; empty (start >= end) if there is none."""
+        if self.modalities == "both":
+            return paired_span(clip)
+        own = clip.sound_span if self.modalities == "audio" else clip.picture_span
+        return own or (clip.start_seconds, clip.start_seconds)
+
     def starts(self, epoch: int, position: int) -> np.ndarray:
         """float64 (N,): starts of the windows of the clip at `position` in `epoch`, ascending, on its file's clock."""
-        clip, seconds = self.clips[position], self.config.window_seconds
-        start, end = paired_span(clip)
+        return self._places(epoch, position)[0]
+
+    def _places(self, epoch: int, position: int) -> tuple[np.ndarray, np.ndarray]:
+        """float64 (N,) starts of windows, and (N x M,) times of their pictures."""
+        repeat, position = divmod(position, len(self))
+        clip, seconds, count = self.clips[position], self.config.window_seconds, self.windows_per_clip
+        rng = clip_rng(self.seed, epoch, clip.index + (repeat << REPEAT_BITS))
+        if self._pairs is not None:
+            shown = self._shown(clip)
+            if count < len(shown):
+                shown = np.sort(rng.choice(shown, size=count, replace=False))
+            starts = HOP_SECONDS * self._pairs.start_frames[shown]
+            return clip.start_seconds + starts, clip.start_seconds + self._pairs.frame_seconds[shown]
+        start, end = self.span(clip)
         if self.mode == "random":
-            return draw_windows(clip_rng(self.seed, epoch, clip.index), start, end, seconds, self.windows_per_clip)
-        if num_disjoint(start, end, seconds) < self.windows_per_clip:  # one window, longer than the clip
-            return np.array([start])
-        return disjoint_windows(start, end, seconds, self.windows_per_clip)
+            starts = draw_windows(rng, start, end, seconds, count)
+        elif num_disjoint(start, end, seconds) < count:  # one window, longer than the clip
+            starts = np.array([start])
+        else:
+            starts = disjoint_windows(start, end, seconds, count)
+        return starts, np.concatenate([frame_times(each, seconds, self.config.frames_per_window) for each in starts])
+
+    def _shown(self, clip: StoredClip) -> np.ndarray:
+        """int64: the published pairs whose picture the clip has, at most half a spacing from where it should be."""
+        assert self._pairs is not None
+        times = clip.start_seconds + self._pairs.frame_seconds
+        near = PADDED_FRAMES * HOP_SECONDS / len(times) / 2
+        start, end = self.span(clip)
+        return np.flatnonzero((times >= start - near) & (times <= end + near))
 
     def batch(self, epoch: int, positions: Sequence[int] | np.ndarray) -> Batch:
-        """The raw batch of the clips at `positions` (0 to len - 1).
+        """The raw batch of the clips at `positions`, 0 to len - 1; those from len on begin again with the first clip,
+        as its next repeat in this epoch, with windows and draws of its own.
 
         Waveform is float32 (B, N, S), frames uint8 (B, N, C, H, W) of the size that the configuration says. Only the
-        frames that are used are decoded. Labels are multi-hot (B, num_classes), None without classes.
+        frames that are used are decoded. Labels are multi-hot (B, num_classes), None without classes. With `mixup`
+        frames are float32 and normalised, labels mixtures.
         """
-        clips = [self.clips[int(position)] for position in positions]
-        starts = [self.starts(epoch, int(position)) for position in positions]
+        batch = self._unmixed(epoch, positions)
+        if not self.mixup:
+            return batch
+        draws = Draws(seed=self.seed, epoch=epoch)
+        pairs = draw_pairs(draws, batch.draw_key, probability=self.mixup, num_clips=len(self))
+        partners = self._unmixed(epoch, pairs.partners.tolist()) if len(pairs.rows) else None
+        return mix(batch, partners, pairs, self._preprocess)
+
+    def _unmixed(self, epoch: int, positions: Sequence[int] | np.ndarray) -> Batch:
+        clips = [self.clips[int(position) % len(self)] for position in positions]
+        places = [self._places(epoch, int(position)) for position in positions]
+        starts, times = [place[0] for place in places], [place[1] for place in places]
+        repeat = torch.tensor([int(position) // len(self) for position in positions], dtype=torch.int64)
         return Batch(
             clip_ids=tuple(clip.clip_id for clip in clips),
             index=torch.tensor([clip.index for clip in clips], dtype=torch.int64),
             start_seconds=torch.from_numpy(np.stack(starts)),
-            waveform=torch.from_numpy(np.stack([self._waveforms(*pair) for pair in zip(clips, starts, strict=True)])),
-            frames=torch.stack([self._frames(*pair) for pair in zip(clips, starts, strict=True)]),
+            waveform=None
+            if self.modalities == "visual"
+            else torch.from_numpy(np.stack([self._waveforms(*pair) for pair in zip(clips, starts, strict=True)])),
+            frames=None
+            if self.modalities == "audio"
+            else torch.stack([self._frames(*pair) for pair in zip(clips, times, strict=True)]),
             labels=self._labels(clips) if self.classes else None,
+            repeat=repeat if repeat.any() else None,
         )
 
     def _waveforms(self, clip: StoredClip, starts: np.ndarray) -> np.ndarray:
@@ -149,18 +271,18 @@ class WindowDataset:
         for start in starts:
             first = self._preprocess.sample_at(float(start) - clip.start_seconds)
             samples = self.store.waveform(clip.index, first, first + count)
-            windows.append(cut_padded(samples, min(first, 0), count))
+            windows.append(cut_padded(samples, min(first, 0), count, missing=self.config.missing_sample))
         return np.stack(windows)
 
-    def _frames(self, clip: StoredClip, starts: np.ndarray) -> Tensor:
-        """uint8 (N, C, H, W)"""
+    def _frames(self, clip: StoredClip, times: np.ndarray) -> Tensor:
+        """uint8 (N, C, H, W) of the times of N x M pictures"""
         config = self.config
-        times = [frame_times(float(start), config.window_seconds, config.frames_per_window) for start in starts]
-        wanted = nearest_frames(clip.frame_seconds, np.concatenate(times))
+        wanted = nearest_frames(clip.frame_seconds, times)
         unique, places = np.unique(wanted, return_inverse=True)
         frames = torch.from_numpy(self.store.frames(clip.index, unique.tolist()))
         sized = self._preprocess.frames_to_size(frames)[torch.from_numpy(places)]  # (N x M, 3, H, W)
-        return sized.reshape(len(starts), -1, config.picture_height, config.picture_width)
+        channels = 3 * config.frames_per_window
+        return sized.reshape(-1, channels, config.picture_height, config.picture_width)
 
     def _labels(self, clips: list[StoredClip]) -> Tensor:
         """float32 (B, num_classes)"""
@@ -178,6 +300,31 @@ def paired_span(clip: StoredClip) -> tuple[float, float]:
     if clip.picture_span is None or clip.sound_span is None:
         return clip.start_seconds, clip.start_seconds
     return max(clip.picture_span[0], clip.sound_span[0]), min(clip.picture_span[1], clip.sound_span[1])
+
+
+def _published(config: PreprocessConfig, pairs_per_clip: int, windows_per_clip: int | None) -> SyncPairs:
+    """The published pairs of windows of `config`. Raises ConfigError where it has none."""
+    problems = []
+    if config.frames_per_window != 1:
+        problems.append(f"a published pair has one picture, not {config.frames_per_window}")
+    if config.audio_frames > PADDED_FRAMES:
+        problems.append(f"a published window has at most {PADDED_FRAMES} frames, not {config.audio_frames}")
+    if not 1 <= (windows_per_clip or 1) <= pairs_per_clip:
+        problems.append(f"there are {pairs_per_clip} pairs in a clip, not {windows_per_clip}")
+    if problems:
+        raise ConfigError(f"{'; '.join(problems)}; choose windows 'random' or 'disjoint', or other sizes")
+    return published_pairs(pairs_per_clip, config.audio_frames)
+
+
+_NEEDED = {"both": "videos with sound", "audio": "files with sound", "visual": "videos"}
+
+
+def _has_label(clip: StoredClip, known: frozenset[str] | None) -> bool:
+    return bool(clip.labels if known is None else known.intersection(clip.labels))
+
+
+def _unlabelled(left_out: LeftOut) -> str:
+    return f", {left_out.no_label} have none of the labels" if left_out.no_label else ""
 
 
 def num_steps(dataset: WindowDataset, *, batch_size: int, world_size: int = 1, drop_last: bool = True) -> int:
@@ -213,7 +360,7 @@ def make_batches(
     Raises StoreError if the dataset does not fill one batch.
     """
     steps = num_steps(dataset, batch_size=batch_size, world_size=world_size, drop_last=drop_last)
-    order = epoch_order(dataset.seed, epoch, len(dataset)) if shuffle else np.arange(len(dataset))
+    order = dataset.order(epoch) if shuffle else np.arange(len(dataset))
     clips_a_step = batch_size * world_size
     slices = [
         order[step * clips_a_step : (step + 1) * clips_a_step][rank::world_size] for step in range(start_step, steps)

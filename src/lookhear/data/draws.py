@@ -1,4 +1,4 @@
-"""Random numbers for objectives that depend on (seed, epoch, clip) alone.
+"""Random numbers for objectives that depend on (seed, epoch, clip), or on (seed, step), alone.
 
 A generator's numbers depend on how often it was asked before; these do not. The same clip of the same epoch draws the
 same mask whatever the batch it is in, the number of loader workers, the number of ranks, or how often the run was
@@ -16,10 +16,12 @@ _BITS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
-    """The random numbers of one epoch of one run."""
+    """The random numbers of one step of one run."""
 
     seed: int
     epoch: int
+    step: int = 0
+    """of the run, from 0"""
 
     def uniform(self, index: Tensor, count: int, *, purpose: str) -> Tensor:
         """Float32 (B, count) in [0, 1) for clips `index`, int64 (B,), on its device.
@@ -34,6 +36,11 @@ class Draws:
         counter = torch.arange(1, count + 1, dtype=torch.int64, device=index.device)
         bits = _mix(rows[:, None] + counter * _signed(0x9E3779B97F4A7C15))
         return _shift_right(bits, 40).to(torch.float32) / 2**24  # 24 bits fill a float32
+
+    def of_step(self, count: int, *, purpose: str) -> list[float]:
+        """`count` numbers in [0, 1) for the whole step: they depend only on (seed, step, purpose)."""
+        numbers = Draws(seed=self.seed, epoch=self.step).uniform(torch.zeros(1), count, purpose=f"step {purpose}")
+        return numbers[0].tolist()
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -15,10 +15,12 @@ STATUSES: tuple[Status, ...] = ("ok", "picture_only", "sound_only", "partial", "
 
 @dataclass(frozen=True, kw_only=True)
 class FileLabels:
-    """What somebody says about a file: its labels, and the split (`train`, `val`, ...) that it belongs to."""
+    """What somebody says about a file: its labels, the split (`train`, `val`, ...) that it belongs to, its weight."""
 
     labels: tuple[str, ...] = ()
     split: str = ""
+    # how often training draws it, relative to others, where clips are drawn by weight
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,8 @@ class ManifestRow:
     sound_seconds: float = 0.0
     labels: tuple[str, ...] = ()
     split: str = ""
+    weight: float = 1.0
+    # of the file, or of all files of a clip whose sound and pictures are files of their own
     size_bytes: int = 0
 
 

@@ -21,13 +21,13 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from lookhear.config import difference, from_dict, to_dict
 from lookhear.data.assemble import assemble
-from lookhear.data.lists import read_list
+from lookhear.data.lists import ListOptions
 from lookhear.data.manifest import STATUSES, FileLabels, json_line
 from lookhear.data.staging import (
     StageJob,
@@ -39,8 +39,8 @@ from lookhear.data.staging import (
     write_error,
 )
 from lookhear.data.store import FORMAT, SOURCE_NAME, STORE_NAME, PrepareConfig, read_description
+from lookhear.data.survey import SourceFile, survey
 from lookhear.errors import StoreError, UserError
-from lookhear.media.probe import MEDIA_SUFFIXES, find_media
 from lookhear.media.workers import Done, LimitedPool
 from lookhear.progress import Progress, quiet
 
@@ -69,21 +69,6 @@ class PrepareSummary:
     missing_files: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class _SourceFile:
-    """One file of the source as it was when the store was begun."""
-
-    path: Path
-    name: str
-    size_bytes: int = 0
-    changed_nanoseconds: int = 0
-    labels: FileLabels = field(default_factory=FileLabels)
-    problem: str = ""
-
-    def journal_entry(self) -> dict[str, Any]:
-        return {"path": self.name, "size": self.size_bytes, "changed": self.changed_nanoseconds} | to_dict(self.labels)
-
-
 class _Pool(Protocol):
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Done]: ...
 
@@ -96,19 +81,23 @@ def prepare(
     workers: int = 2,
     shard: tuple[int, int] = (0, 1),
     labels: Mapping[str, FileLabels] | None = None,
+    list_options: ListOptions | None = None,
     executor: Literal["processes", "ray"] = "processes",
     time_limit_seconds: float = 120.0,
     memory_limit_bytes: int = 2 << 30,
     progress: Progress = quiet,
 ) -> PrepareSummary:
-    """Makes the store `store` from a folder of media, one media file, or a list of files (see `lists.read_list`).
+    """Makes the store `store` from a folder of media, one media file, or a list, as published (see `lists.read_list`).
 
     Every file found ends as a row of the manifest; a file that cannot be read, or takes longer than
     `time_limit_seconds` (more for files above 8 MB) or more memory than `memory_limit_bytes`, becomes a row that
     says so. May be stopped at any moment and run again: what was done is kept, and the result is the same bytes
     whatever the number of workers, interruptions and `shard` pieces. `shard=(i, n)` stages only the i-th of n parts
     (0 <= i < n), with all n runs writing to the same folder. `workers=0` decodes in this process, without limits.
-    `labels` says what is known about files, by path relative to the source.
+    `labels` says what is known about files, by path relative to the source, beyond what a list says itself;
+    `list_options` how a list is read and where its files are. In a CAV-MAE list a clip is a sound file and a picture
+    file for each of up to F moments; its `path` is its video_id, all its pictures are kept (`frames_per_second` is not
+    used), and their times are those of `pictures.picture_edges`.
 
     Raises StoreError if the store was made from other files or with another configuration, or cannot be written, and
     UserError if there are no files or the labels fit none of them.
@@ -117,7 +106,7 @@ def prepare(
     number, count = shard
     if not 0 <= number < count:
         raise UserError(f"--shard {number}/{count} does not exist: the first of {count} pieces is 0/{count}")
-    files = _survey(Path(source), labels)
+    files = survey(Path(source), labels, list_options)
     store = Path(store)
     journal = _journal(config, files)
     if (store / STORE_NAME).exists():
@@ -151,61 +140,10 @@ def prepare(
     return _summary(store, nothing_to_do=False)
 
 
-# ---- the source
+# ---- the journal: what the store is made from
 
 
-def _survey(source: Path, labels: Mapping[str, FileLabels] | None) -> list[_SourceFile]:
-    """Every file to prepare, in order of name."""
-    known: dict[str, FileLabels] = {}
-    problems: dict[str, str] = {}
-    if source.is_dir():
-        found = list(find_media(source))
-        files = {item.relative: item.path for item in found}
-        problems = {item.relative: item.problem for item in found}
-        if not files:
-            raise UserError(f"no media files in {source}; looked for {', '.join(sorted(MEDIA_SUFFIXES))}")
-    elif not source.exists():
-        raise UserError(f"{source} does not exist; name a folder of media or a list of files")
-    elif source.suffix.lower() in MEDIA_SUFFIXES:
-        files = {source.name: source}
-    else:
-        known = read_list(source)
-        files = {name: source.parent / name for name in known}
-        if not files:
-            raise UserError(f"the list {source} names no files")
-    if labels is not None:
-        if not labels.keys() & files.keys():
-            raise UserError(
-                f"none of the {len(labels)} labelled paths is in {source}: labels say '{next(iter(labels), '')}', "
-                f"the source has '{next(iter(files))}'; write paths relative to the source"
-            )
-        known |= labels
-    return [
-        _look_at(files[name], name, known.get(name, FileLabels()), problems.get(name, "")) for name in sorted(files)
-    ]
-
-
-def _look_at(path: Path, name: str, labels: FileLabels, problem: str = "") -> _SourceFile:
-    """`problem` is why the file must not be opened, where the walk knows."""
-    if problem:
-        return _SourceFile(path=path, name=name, labels=labels, problem=problem)
-    try:
-        status = path.stat()
-    except OSError as error:
-        problem = "the file does not exist" if isinstance(error, FileNotFoundError) else str(error.strerror)
-        return _SourceFile(path=path, name=name, labels=labels, problem=problem)
-    if path.is_dir():
-        return _SourceFile(path=path, name=name, labels=labels, problem="it is a folder, not a file")
-    return _SourceFile(
-        path=path,
-        name=name,
-        size_bytes=status.st_size,
-        changed_nanoseconds=status.st_mtime_ns,
-        labels=labels,
-    )
-
-
-def _journal(config: PrepareConfig, files: list[_SourceFile]) -> bytes:
+def _journal(config: PrepareConfig, files: list[SourceFile]) -> bytes:
     head = {"format": FORMAT, "config": to_dict(config)}
     return b"".join([json_line(head), *(json_line(file.journal_entry()) for file in files)])
 
@@ -273,7 +211,7 @@ def _forget_shards(store: Path) -> None:
             path.unlink()
 
 
-def _job(store: Path, file: _SourceFile, config: PrepareConfig) -> StageJob:
+def _job(store: Path, file: SourceFile, config: PrepareConfig) -> StageJob:
     identity = json.dumps([FORMAT, file.journal_entry(), file.problem, to_dict(config)])
     key = hashlib.sha256(identity.encode()).hexdigest()[:32]
     return StageJob(
@@ -284,6 +222,7 @@ def _job(store: Path, file: _SourceFile, config: PrepareConfig) -> StageJob:
         config=config,
         piece_path=str(store / STAGING_NAME / key[:2] / f"{key}.tar"),
         problem=file.problem,
+        pictures=file.pictures,
     )
 
 
@@ -335,7 +274,7 @@ def _stage(
 # ---- ending
 
 
-def _check_finished(store: Path, files: list[_SourceFile], journal: bytes) -> PrepareSummary:
+def _check_finished(store: Path, files: list[SourceFile], journal: bytes) -> PrepareSummary:
     read_description(store)
     try:
         change = _describe_change(store, journal)

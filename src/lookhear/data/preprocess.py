@@ -17,17 +17,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lookhear.data.batch import Batch
-from lookhear.data.sampling import clip_rng, draw_windows, epoch_order, frame_times, nearest_frames
+from lookhear.data.sampling import HOP_SECONDS, clip_rng, draw_windows, epoch_order, frame_times, nearest_frames
 from lookhear.data.store import Store
 from lookhear.errors import ConfigError, StoreError
 from lookhear.media.clip import Clip
 from lookhear.media.color import resize_frames
 
 # Kaldi's filter bank as the published audio-visual models use it.
-FRAME_SECONDS, HOP_SECONDS = 0.025, 0.010
+FRAME_SECONDS = 0.025
 _LOWEST_HZ = 20.0
-_PREEMPHASIS = 0.97
-_FLOOR = torch.finfo(torch.float32).eps  # under the logarithm
+PREEMPHASIS = 0.97
+ENERGY_FLOOR = torch.finfo(torch.float32).eps  # under the logarithm
 # Frames that are worked on together: on a CPU what stays in the cache, on a device what keeps it busy without taking
 # much memory.
 _CPU_FRAMES, _DEVICE_FRAMES = 256, 16384
@@ -40,6 +40,9 @@ class PreprocessConfig:
     sample_rate: int = 16000
     # how the channels of a file become one; a store made the other way is refused
     channel: Literal["mix", "first"] = "mix"
+    # centred: a spectrogram frame lies around its 10 ms, and beyond the sound there is silence. published: it begins
+    # with them, and frames that are not wholly inside the sound are 0 before normalisation, louder than most
+    framing: Literal["centred", "published"] = "centred"
     # spectrogram frames of a window, 10 ms each
     audio_frames: int = 1024
     num_mel_bins: int = 128
@@ -69,15 +72,34 @@ class PreprocessConfig:
         return self.audio_frames * HOP_SECONDS
 
     @property
+    def normalised_zero(self) -> float:
+        """What a log-mel of 0 becomes: what published code pads with, and what SpecAugment leaves."""
+        return -self.audio_mean / self.audio_std
+
+    @property
+    def mel_edges_hz(self) -> np.ndarray:
+        """float64 (F + 1,): where each mel bin ends and the next begins, half-way on the mel scale between them."""
+        lowest, highest = _mel(np.array([_LOWEST_HZ, self.sample_rate / 2]))
+        steps = (np.arange(self.num_mel_bins + 1) + 0.5) / (self.num_mel_bins + 1)
+        return 700.0 * np.expm1((lowest + (highest - lowest) * steps) / 1127.0)
+
+    @property
     def window_samples(self) -> int:
-        """S: samples that give `audio_frames` frames; a little more than the window, by as much on both sides."""
+        """S: samples that give `audio_frames` frames; a little more than the window."""
         frame, hop = frame_and_hop(self.sample_rate)
         return frame + (self.audio_frames - 1) * hop
 
     @property
     def first_sample(self) -> int:
-        """Where the samples begin, counted from the start of the window (negative)."""
+        """Where the samples begin, counted from the start of the window (centred: a little before it)."""
+        if self.framing == "published":
+            return 0
         return -((self.window_samples - self.audio_frames * frame_and_hop(self.sample_rate)[1]) // 2)
+
+    @property
+    def missing_sample(self) -> float:
+        """What stands for a sample beyond the sound: silence, or NaN, which `Preprocess.spectrogram` turns into 0."""
+        return math.nan if self.framing == "published" else 0.0
 
 
 def frame_and_hop(sample_rate: int) -> tuple[int, int]:
@@ -119,18 +141,19 @@ def _log_mel_of_frames(frames: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
     frames = frames - frames.mean(dim=-1, keepdim=True)
     # each sample less 0.97 of the one before it; the first has itself before it
     emphasised = frames.clone()
-    emphasised[..., 1:] -= _PREEMPHASIS * frames[..., :-1]
-    emphasised[..., :1] *= 1.0 - _PREEMPHASIS
+    emphasised[..., 1:] -= PREEMPHASIS * frames[..., :-1]
+    emphasised[..., :1] *= 1.0 - PREEMPHASIS
     emphasised *= window
     # In float32 this step alone makes more rounding noise near the floor than all others; in float64 it costs a
     # quarter more time.
     wide = emphasised if frames.device.type == "mps" else emphasised.double()
-    spectrum = torch.fft.rfft(wide, n=_fft_size(frames.shape[-1]))
+    spectrum = torch.fft.rfft(wide, n=fft_size_of(frames.shape[-1]))
     power = (spectrum.real.square() + spectrum.imag.square()).float()  # (R, T, 257)
-    return (power @ mel).clamp_min(_FLOOR).log()
+    return (power @ mel).clamp_min(ENERGY_FLOOR).log()
 
 
-def _fft_size(frame: int) -> int:
+def fft_size_of(frame: int) -> int:
+    """Samples of the Fourier transform of a frame: the next power of two."""
     return 1 << (frame - 1).bit_length()
 
 
@@ -139,7 +162,7 @@ def _tables(sample_rate: int, num_mel_bins: int, device: torch.device) -> tuple[
     """The Hann window (400,) and the mel filters (257, F) on `device`."""
     frame, _ = frame_and_hop(sample_rate)
     window = torch.hann_window(frame, periodic=False, dtype=torch.float64)
-    filters = torch.from_numpy(mel_filters(sample_rate, num_mel_bins, _fft_size(frame)))
+    filters = torch.from_numpy(mel_filters(sample_rate, num_mel_bins, fft_size_of(frame)))
     return window.float().to(device), filters.float().to(device)
 
 
@@ -239,6 +262,8 @@ class Preprocess:
         """Normalised log-mel float32 (..., T, F) of `waveform` (..., S)."""
         config = self.config
         mel = log_mel(waveform, sample_rate=config.sample_rate, num_mel_bins=config.num_mel_bins)
+        if config.framing == "published":
+            mel = mel.nan_to_num_(nan=0.0)
         return mel.sub_(config.audio_mean).div_(config.audio_std)
 
     def pixels(self, frames: Tensor) -> Tensor:
@@ -257,7 +282,7 @@ class Preprocess:
     def window(self, clip: Clip, start_seconds: float) -> tuple[Tensor | None, Tensor | None]:
         """The raw window of `clip` that starts at `start_seconds`: waveform float32 (S,) and frames uint8 (C, H, W).
 
-        Samples beyond the clip's ends are zeros (digital silence); pictures are the nearest in time to the picture
+        Samples beyond the clip's ends are `config.missing_sample`; pictures are the nearest in time to the picture
         times of the window. A modality that the clip lacks is None. Raises ValueError if the clip's sample rate is
         another than the configuration's.
         """
@@ -267,7 +292,9 @@ class Preprocess:
             if clip.sample_rate != config.sample_rate:
                 raise ValueError(f"the clip has {clip.sample_rate} Hz, this preprocessing wants {config.sample_rate}")
             first = self.sample_at(start_seconds - clip.start_seconds)
-            waveform = torch.from_numpy(cut_padded(clip.waveform, first, config.window_samples))
+            waveform = torch.from_numpy(
+                cut_padded(clip.waveform, first, config.window_samples, missing=config.missing_sample)
+            )
         if clip.frames is not None and len(clip.frames):
             times = frame_times(start_seconds, config.window_seconds, config.frames_per_window)
             chosen = clip.frames[nearest_frames(clip.frame_seconds, times)]
@@ -279,17 +306,18 @@ class Preprocess:
         return round(seconds * self.config.sample_rate) + self.config.first_sample
 
 
-def cut_padded(waveform: np.ndarray, first: int, count: int) -> np.ndarray:
-    """float32 (count,): samples [first, first + count) of `waveform`, with zeros where it has none."""
-    window = np.zeros(count, dtype=np.float32)
+def cut_padded(waveform: np.ndarray, first: int, count: int, *, missing: float = 0.0) -> np.ndarray:
+    """float32 (count,): samples [first, first + count) of `waveform`, and `missing` where it has none."""
+    window = np.full(count, missing, dtype=np.float32)
     start, stop = max(first, 0), min(first + count, len(waveform))
     if stop > start:
         window[start - first : stop - first] = waveform[start:stop]
     return window
 
 
-def check_store(store: Store, config: PreprocessConfig) -> None:
-    """Raises StoreError if windows of `config` cannot be cut from `store`: other sound, or too few pictures."""
+def check_store(store: Store, config: PreprocessConfig, *, picture: bool = True) -> None:
+    """Raises StoreError if windows of `config` cannot be cut from `store`: other sound, or (where the `picture` is
+    wanted) too few pictures."""
     has, wants = store.config, config
     if (has.channel, has.sample_rate) != (wants.channel, wants.sample_rate):
         raise StoreError(
@@ -298,7 +326,7 @@ def check_store(store: Store, config: PreprocessConfig) -> None:
             f"and sample_rate={wants.sample_rate}"
         )
     wanted = wants.frames_per_window / wants.window_seconds
-    if has.frames_per_second * wants.window_seconds < 0.999:
+    if picture and has.frames_per_second * wants.window_seconds < 0.999:
         raise StoreError(
             f"the store {store.path} keeps {has.frames_per_second:g} pictures a second, too few for windows of "
             f"{wants.window_seconds:g} s with {wants.frames_per_window}: pictures would come from other windows; "
@@ -319,7 +347,7 @@ def measure_statistics(
     One window of each of `num_clips` of the clips `indices` (None: of all), inside what was decoded. Raises StoreError
     if none of them has sound.
     """
-    check_store(store, config)
+    check_store(store, config, picture=False)
     preprocess = Preprocess(config)
     count, total, squares = 0, 0.0, 0.0
     num_measured = 0

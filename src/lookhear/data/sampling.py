@@ -1,11 +1,18 @@
 """Where to look, in seconds: windows inside a span, picture times inside a window, and reproducible random draws.
 
+Two ways to pair pictures with windows: `frame_times` looks from the window (its pictures are its middles), and
+`published_pairs` from the picture (its window lies around it, moved inside the clip), as CAV-MAE Sync does.
+
 Random draws come from (seed, epoch, index) alone, so they are the same at any number of workers and processes.
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
+
+HOP_SECONDS = 0.010  # from one spectrogram frame to the next
+PADDED_FRAMES = 1024  # spectrogram frames to which published code pads or cuts every clip
 
 # Spans come from timestamps in floating point: a window may be longer than what is left by this and still fit.
 _TOLERANCE_SECONDS = 1e-6
@@ -79,6 +86,42 @@ def draw_windows(
 def frame_times(window_start: float, window_seconds: float, frames_per_window: int) -> np.ndarray:
     """float64 (M,): times of the pictures of a window: the middles of M equal parts (M = 1: the middle)."""
     return window_start + window_seconds * (np.arange(frames_per_window) + 0.5) / frames_per_window
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SyncPairs:
+    """F pictures of a clip and the window of sound of each, counted from the clip's start."""
+
+    start_frames: np.ndarray  # int64 (F,): first spectrogram frame of each window
+    frame_seconds: np.ndarray  # float64 (F,): where each picture is
+    unique_starts: np.ndarray  # int64 (U,): the distinct windows, ascending: each needs to be encoded once
+    inverse: np.ndarray  # int64 (F,): unique_starts[inverse] is start_frames
+
+
+def published_pairs(num_frames: int, audio_frames: int, *, padded_frames: int = PADDED_FRAMES) -> SyncPairs:
+    """The pairs of CAV-MAE Sync (Araujo et al., CVPR 2025), exactly as its published code makes them.
+
+    Picture i of `num_frames` stands at i / num_frames of the padded clip (`padded_frames` spectrogram frames, 10.24 s);
+    the window of `audio_frames` frames lies around it, moved inside the padded clip. With 16 pictures and 416 frames
+    there are 11 distinct windows: the first four pictures share one and the last three another. Raises ValueError for
+    no picture or a window longer than the padded clip.
+    """
+    if num_frames < 1 or not 1 <= audio_frames <= padded_frames:
+        raise ValueError(
+            f"pairs need at least 1 picture and windows of 1 to {padded_frames} frames, not {num_frames} and "
+            f"{audio_frames}"
+        )
+    places = [number * padded_frames / num_frames for number in range(num_frames)]
+    # Python's round, which takes halves to the even number, as published
+    starts = [min(max(0, round(place) - audio_frames // 2), padded_frames - audio_frames) for place in places]
+    start_frames = np.array(starts, dtype=np.int64)
+    unique_starts, inverse = np.unique(start_frames, return_inverse=True)
+    return SyncPairs(
+        start_frames=start_frames,
+        frame_seconds=HOP_SECONDS * np.array(places, dtype=np.float64),
+        unique_starts=unique_starts,
+        inverse=inverse.astype(np.int64),
+    )
 
 
 def nearest_frames(frame_seconds: np.ndarray, times: np.ndarray) -> np.ndarray:

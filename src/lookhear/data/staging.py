@@ -7,7 +7,6 @@ moment its record is there. The same file and configuration give the same bytes.
 
 import contextlib
 import hashlib
-import io
 import itertools
 import json
 import os
@@ -15,20 +14,20 @@ import re
 import struct
 import tarfile
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image
 
 from lookhear.config import to_dict
 from lookhear.data.manifest import FileLabels, ManifestRow, Status, json_line
+from lookhear.data.pictures import PictureFiles, jpeg_bytes, picture_edges, read_pictures
 from lookhear.data.store import WAV_HEADER_BYTES, PrepareConfig, clip_id
-from lookhear.errors import StoreError, reason_of
+from lookhear.errors import MediaError, StoreError, reason_of
 from lookhear.media.clip import Clip, ClipRequest
-from lookhear.media.decode import MediaInfo, open_media
+from lookhear.media.decode import MediaFile, MediaInfo, open_media
 from lookhear.media.info import is_loss
 
 # A rest of a file that is shorter than this is joined to the clip before it.
@@ -48,6 +47,7 @@ class StageJob:
     config: PrepareConfig
     piece_path: str  # the record is beside it, with the suffix .json
     problem: str = ""  # why the file cannot be read, where that is known before opening it
+    pictures: PictureFiles | None = None  # where they are files of their own; then the media file is the sound alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,13 +110,16 @@ def stage_refusal(job: StageJob, reason: str) -> ManifestRow:
 
 
 def _stage(job: StageJob) -> ManifestRow:
-    if job.problem:
+    if job.problem and job.pictures is None:
         return stage_refusal(job, job.problem)
     piece_path = Path(job.piece_path)
     with appearing(piece_path) as file:
         findings, piece, failure = _Findings(), _Piece(file), ""
         try:
-            _decode(job, piece, findings)
+            if job.pictures is None:
+                _decode(job, piece, findings)
+            else:
+                _join(job, job.pictures, piece, findings)
         except (StoreError, MemoryError):
             raise  # the store cannot be written; the memory limit is the pool's to explain
         except Exception as error:  # whatever a decoder makes of a bad file: keep what came before, say why it ended
@@ -144,7 +147,82 @@ def _decode(job: StageJob, piece: "_Piece", findings: "_Findings") -> None:
             if sound is not None:
                 findings.sound_seconds += _decoded_sound_seconds(clip)
             if picture is not None or sound is not None:
-                piece.add_clip(job, clip, picture=picture, sound=sound)
+                shown = clip.frames if picture is not None and clip.frames is not None else ()
+                jpegs = (jpeg_bytes(frame, config.jpeg_quality) for frame in shown)
+                piece.add_clip(job, clip, jpegs, picture=picture, sound=sound)
+
+
+def _join(job: StageJob, files: PictureFiles, piece: "_Piece", findings: "_Findings") -> None:
+    """Makes clips of a sound file and of pictures that are files of their own, each shown until the next one's time."""
+    config = job.config
+    read = read_pictures(files, short_side=config.short_side, quality=config.jpeg_quality)
+    findings.problems += read.problems
+    if len(files.numbers) < files.count and files.numbers:
+        findings.problems.append(f"{files.count - len(files.numbers)} of {files.count} pictures do not exist")
+    elif not files.numbers:
+        findings.remarks.append(f"no pictures: none of {files.count} frame folders has one")
+    with contextlib.ExitStack() as stack:
+        media = _open_sound(job, stack, findings)
+        audio = findings.info.audio if findings.info else None
+        edges = picture_edges(files.count, _sound_length(findings.info))
+        end = max(audio.end_seconds if audio else 0.0, float(edges[-1]) if read.jpegs else 0.0)
+        requests = [
+            ClipRequest(start_seconds=start, end_seconds=stop)
+            for start, stop in clip_spans(0.0, end, config.clip_seconds)
+        ]
+        clips = (
+            media.read(requests, sample_rate=config.sample_rate, channel=config.channel)
+            if media is not None
+            else (Clip(start_seconds=request.start_seconds, end_seconds=request.end_seconds) for request in requests)
+        )
+        for clip in clips:
+            shown = {
+                number: jpeg
+                for number, jpeg in read.jpegs.items()
+                if clip.start_seconds <= edges[number] + 1e-6 < clip.end_seconds
+            }
+            _add_joined(job, piece, findings, clip, shown, edges)
+
+
+def _open_sound(job: StageJob, stack: contextlib.ExitStack, findings: "_Findings") -> MediaFile | None:
+    """The sound of a clip whose pictures are files of their own; None, and why, where there is none."""
+    if job.problem:
+        findings.remarks.append(f"no sound: {job.problem}")
+        return None
+    try:
+        media = stack.enter_context(open_media(job.media_path))
+        findings.info = replace(media.info, video=None)
+    except MediaError as error:
+        findings.problems.append(f"the sound cannot be used: {error.reason}")
+        return None
+    if media.info.audio is None:
+        findings.remarks.append("no sound: the file has no sound track")
+        return None
+    return media
+
+
+def _sound_length(info: MediaInfo | None) -> float | None:
+    if info is None or info.audio is None:
+        return None
+    return max(info.declared_seconds or 0.0, info.audio.end_seconds)
+
+
+def _add_joined(
+    job: StageJob, piece: "_Piece", findings: "_Findings", clip: Clip, jpegs: dict[int, bytes], edges: np.ndarray
+) -> None:
+    """Adds `clip` with the pictures of these numbers, each shown from edges[number] to edges[number + 1]."""
+    findings.problems += clip.problems
+    sound, picture = _sound_span(clip), None
+    if sound is not None:
+        findings.sound_seconds += _decoded_sound_seconds(clip)
+    if jpegs:
+        starts = edges[list(jpegs)]
+        stops = np.minimum(edges[[number + 1 for number in jpegs]], clip.end_seconds)
+        findings.picture_seconds += float((stops - starts).sum())
+        picture = (max(clip.start_seconds, float(starts[0])), float(stops[-1]))
+        clip = replace(clip, frame_seconds=starts)
+    if picture is not None or sound is not None:
+        piece.add_clip(job, clip, jpegs.values(), picture=picture, sound=sound)
 
 
 @dataclass
@@ -155,7 +233,9 @@ class _Findings:
     picture_seconds: float = 0.0
     sound_seconds: float = 0.0
     num_pictures_lost: int = 0
+    # what is missing although it should be there, and what never was
     problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
 def _covered_times(info: MediaInfo, request: ClipRequest) -> np.ndarray:
@@ -209,8 +289,8 @@ def _row(job: StageJob, findings: _Findings, *, refusal: str) -> ManifestRow:
     video, audio = (info.video, info.audio) if info else (None, None)
     has_picture, has_sound = findings.picture_seconds > 0, findings.sound_seconds > 0
     problems = [*(info.problems if info else ()), *findings.problems, *([refusal] if refusal else [])]
-    remarks = list(dict.fromkeys(problems))
-    losses = [remark for remark in remarks if is_loss(remark)]
+    losses = [problem for problem in dict.fromkeys(problems) if is_loss(problem)]
+    remarks = list(dict.fromkeys([*findings.remarks, *problems]))
     for track, decoded, name in ((video, has_picture, "picture"), (audio, has_sound, "sound")):
         if track and not decoded:
             losses.append(f"no {name} could be decoded")
@@ -243,6 +323,7 @@ def _row(job: StageJob, findings: _Findings, *, refusal: str) -> ManifestRow:
         sound_seconds=round(findings.sound_seconds, 3),
         labels=job.labels.labels,
         split=job.labels.split,
+        weight=job.labels.weight,
         size_bytes=job.size_bytes,
     )
 
@@ -264,19 +345,16 @@ class _Piece:
         self,
         job: StageJob,
         clip: Clip,
+        jpegs: Iterable[bytes],
         *,
         picture: tuple[float, float] | None,
         sound: tuple[float, float] | None,
     ) -> None:
-        """The frames, the waveform and the description of one clip."""
+        """The pictures (one for each of `frame_seconds`), the waveform and the description of one clip."""
         start = round(clip.start_seconds, 6)
         key = _key(job.name, start)
-        frames = clip.frames if picture is not None and clip.frames is not None else ()
         waveform = clip.waveform if sound is not None else None
-        placed = [
-            self._member(f"{key}.{number:03d}.jpg", _jpeg(frame, job.config.jpeg_quality))
-            for number, frame in enumerate(frames)
-        ]
+        placed = [self._member(f"{key}.{number:03d}.jpg", jpeg) for number, jpeg in enumerate(jpegs)]
         waveform_offset = 0
         if waveform is not None:
             wav = _wav(waveform, clip.sample_rate)
@@ -322,12 +400,6 @@ def _key(name: str, start_seconds: float) -> str:
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", name.rsplit("/", 1)[-1].rsplit(".", 1)[0])[:40]
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:12]
     return f"{stem}-{digest}-{round(start_seconds * 1000):09d}"
-
-
-def _jpeg(frame: np.ndarray, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(frame.transpose(1, 2, 0))).save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
 
 
 def _wav(waveform: np.ndarray, sample_rate: int) -> bytes:

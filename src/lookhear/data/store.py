@@ -77,6 +77,8 @@ class StoredClip:
     sound_span: tuple[float, float] | None
     labels: tuple[str, ...]
     split: str
+    # how often training draws it, relative to others, where clips are drawn by weight (as published lists say)
+    weight: float = 1.0
 
     @property
     def has_picture(self) -> bool:
@@ -224,6 +226,7 @@ class Store:
             sound_span=_span(arrays["sound_span"][index]),
             labels=row.labels,
             split=row.split,
+            weight=row.weight,
         )
 
 

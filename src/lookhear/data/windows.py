@@ -31,13 +31,18 @@ class Windows:
 
     start_seconds: np.ndarray  # float64 (M,)
     end_seconds: np.ndarray  # float64 (M,)
-    waveform: np.ndarray  # float32 (M, S)
+    waveform: np.ndarray  # float32 (M, S); PreprocessConfig.missing_sample where there is no sound
     frames: np.ndarray  # uint8 (M, C, H, W)
     has_sound: np.ndarray  # bool (M,)
     has_picture: np.ndarray  # bool (M,)
 
     def __len__(self) -> int:
         return len(self.start_seconds)
+
+    @property
+    def sound(self) -> np.ndarray:
+        """float32 (M, S): `waveform` to listen to or measure, silent where there is no sound."""
+        return np.nan_to_num(self.waveform)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +162,7 @@ def cut_windows(
         if _sound_seconds(clip, start, start + config.window_seconds) >= _LEAST_SOUND_SECONDS:
             assert clip.waveform is not None
             first = preprocess.sample_at(start - clip.start_seconds)
-            waveform[row] = cut_padded(clip.waveform, first, config.window_samples)
+            waveform[row] = cut_padded(clip.waveform, first, config.window_samples, missing=config.missing_sample)
             has_sound[row] = True
         if clip.frames is None or not len(clip.frames):
             continue
@@ -181,6 +186,11 @@ def cut_windows(
         has_sound=has_sound,
         has_picture=has_picture,
     )
+
+
+def join_windows(parts: Sequence[Windows]) -> Windows:
+    """Windows of several files or stretches, one after another."""
+    return Windows(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
 
 def _choose(frame_seconds: np.ndarray, times: np.ndarray, near: float) -> np.ndarray | None:

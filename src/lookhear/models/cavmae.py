@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lookhear.config import nearest
 from lookhear.errors import ConfigError
 from lookhear.models.tokens import (
     Encoded,
@@ -27,12 +28,9 @@ from lookhear.models.tokens import (
     noise_size,
     patchify,
     sincos_positions,
-    unpatchify,
 )
+from lookhear.models.towers import TOKEN_STD, TOWERS, Tower, TowerSizes
 from lookhear.models.transformer import Block, Stream, initialise_linear, layer_norm
-
-STEM_GAIN = 3.0  # of the last normalisation of a convolutional stem, at the start
-TOKEN_STD = 0.02  # of the normal draw that mask, modality and global tokens start from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +75,10 @@ class CAVMAEConfig:
     """train the position tables instead of keeping them at sine and cosine"""
     stem_channels: tuple[int, ...] = ()
     """channels of convolutions that make the tokens, before the last one; empty: one linear map, as published"""
+    audio_tower: str = "vit"
+    """kind of the audio tower, a name in models.towers.TOWERS; vit: transformer blocks, as published"""
+    visual_tower: str = "vit"
+    """kind of the visual tower"""
 
     def __post_init__(self) -> None:
         problems = [
@@ -100,6 +102,11 @@ class CAVMAEConfig:
         for name in ("audio_depth", "visual_depth", "joint_depth", "decoder_depth"):
             if getattr(self, name) < 0:
                 problems.append(f"{name} is {getattr(self, name)}; it cannot be negative")
+        problems += [
+            f"no tower '{kind}' for {name}{nearest(kind, TOWERS)}"
+            for name, kind in (("audio_tower", self.audio_tower), ("visual_tower", self.visual_tower))
+            if kind not in TOWERS
+        ]
         if self.decoder_depth and self.modalities != "both":
             problems.append("a model of one modality has no decoder: set decoder_depth to 0")
         if problems:
@@ -126,111 +133,24 @@ class CAVMAEConfig:
         """P of a picture patch."""
         return self.picture_patch[0] * self.picture_patch[1] * self.picture_channels
 
+    def tower_sizes(self, stream: Stream) -> TowerSizes:
+        """What the tower of one modality must be."""
+        audio = stream == Stream.AUDIO
+        return TowerSizes(
+            grid=self.audio_grid if audio else self.picture_grid,
+            patch=self.audio_patch if audio else self.picture_patch,
+            channels=1 if audio else self.picture_channels,
+            depth=self.audio_depth if audio else self.visual_depth,
+            width=self.width,
+            heads=self.heads,
+            mlp_ratio=self.mlp_ratio,
+            stem_channels=self.stem_channels,
+            learned_positions=self.learned_positions,
+        )
+
     def unseen_settings(self) -> dict[str, int | bool]:
         """What changes the embeddings but shows in no tensor: part of a checkpoint's fingerprint."""
         return {"heads": self.heads}
-
-
-class Stem(nn.Module):
-    """Convolutions that make one token a patch: they learn from few clips what a linear map learns from millions.
-
-    Early convolutions as in Xiao et al., "Early convolutions help transformers see better", NeurIPS 2021, with each
-    channel normalised over the positions of its window (instance normalisation): what is rare in a window, such as a
-    small object before a wide background, stands out. The strides multiply to the patch.
-    """
-
-    def __init__(self, grid: Grid, patch: tuple[int, int], channels: int, widths: tuple[int, ...]) -> None:
-        super().__init__()
-        self.grid, self.patch = grid, patch
-        strides = zip(_strides(patch[0], len(widths)), _strides(patch[1], len(widths)), strict=True)
-        layers: list[nn.Module] = []
-        for width, stride in zip(widths, strides, strict=True):
-            reach = (-(-stride[0] // 2), -(-stride[1] // 2))  # the kernel reaches half a stride beyond its patch
-            kernel = (2 * reach[0] + 1, 2 * reach[1] + 1)
-            layers += [nn.Conv2d(channels, width, kernel, stride, reach), nn.GroupNorm(width, width), nn.ReLU()]
-            channels = width
-        self.layers = nn.Sequential(*layers)
-
-    def initialise(self) -> None:
-        """Content starts out larger than the position that is added to it: learning sets in twice as early."""
-        norm = self.layers[-2]
-        assert isinstance(norm, nn.GroupNorm)
-        nn.init.constant_(norm.weight, STEM_GAIN)
-
-    def forward(self, patches: Tensor) -> Tensor:
-        """Patches (R, L, P) to tokens (R, L, D)."""
-        # contiguous: group normalisation of a channels-last tensor is several times slower on CPUs
-        tokens: Tensor = self.layers(unpatchify(patches, self.grid, self.patch).contiguous())
-        return tokens.flatten(2).transpose(1, 2)
-
-
-def _strides(size: int, count: int) -> list[int]:
-    """`count` strides whose product is `size`, the large ones first."""
-    strides = [1] * count
-    factors = []
-    factor = 2
-    while size > 1:
-        while size % factor == 0:
-            factors.append(factor)
-            size //= factor
-        factor += 1
-    for factor in sorted(factors, reverse=True):
-        smallest = min(range(count), key=lambda i: (strides[i], i))
-        strides[smallest] *= factor
-    return sorted(strides, reverse=True)
-
-
-class Tower(nn.Module):
-    """Patches of one modality to tokens: linear embedding, position, modality, blocks.
-
-    Any module with `grid`, and a `forward` from patches (R, L, P) and a mask to tokens (R, K, D), can stand in.
-    """
-
-    def __init__(self, config: CAVMAEConfig, grid: Grid, patch: tuple[int, int], channels: int, depth: int) -> None:
-        super().__init__()
-        self.grid = grid
-        self.patch_embedding: nn.Linear | Stem
-        if config.stem_channels:
-            self.patch_embedding = Stem(grid, patch, channels, (*config.stem_channels, config.width))
-        else:
-            self.patch_embedding = nn.Linear(patch[0] * patch[1] * channels, config.width)
-        positions = sincos_positions(grid, config.width)
-        self.positions = nn.Parameter(positions, requires_grad=config.learned_positions)  # (L, D)
-        self.modality = nn.Parameter(torch.zeros(config.width))  # (D,)
-        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.mlp_ratio) for _ in range(depth))
-
-    def initialise(self) -> None:
-        """The published start; the embedding's bias is PyTorch's own draw, as for the convolution it stands for."""
-        nn.init.normal_(self.modality, std=TOKEN_STD)
-        if isinstance(self.patch_embedding, Stem):
-            self.patch_embedding.initialise()
-        else:
-            bound = self.patch_embedding.in_features**-0.5
-            nn.init.uniform_(self.patch_embedding.bias, -bound, bound)
-
-    def embed(self, patches: Tensor, mask: Mask | None) -> Tensor:
-        """Patches (R, L, P) to tokens (R, K, D) before the blocks; only what the mask keeps is computed."""
-        positions: Tensor = self.positions  # (L, D)
-        if mask is not None:
-            positions = positions[mask.kept]  # (R, K, D)
-        if isinstance(self.patch_embedding, Stem):
-            # a convolution sees across patches: what is removed must be gone before it
-            seen = patches if mask is None else patches * ~mask.removed[..., None]
-            tokens = self.patch_embedding(seen)  # (R, L, D)
-            if mask is not None:
-                tokens = tokens.gather(1, mask.kept[..., None].expand(-1, -1, tokens.shape[2]))
-        else:
-            if mask is not None:
-                patches = patches.gather(1, mask.kept[..., None].expand(-1, -1, patches.shape[2]))  # (R, K, P)
-            tokens = self.patch_embedding(patches.to(self.patch_embedding.weight.dtype))
-        return tokens + positions + self.modality
-
-    def forward(self, patches: Tensor, mask: Mask | None = None) -> Tensor:
-        """Patches (R, L, P) to tokens (R, K, D)."""
-        tokens = self.embed(patches, mask)
-        for block in self.blocks:
-            tokens = block(tokens)
-        return tokens
 
 
 class Decoder(nn.Module):
@@ -305,11 +225,11 @@ class CAVMAE(nn.Module):
         self.unused: dict[str, Tensor] = {}  # tensors of a published file that no forward reads, for its export
         every_stream = (Stream.JOINT, Stream.AUDIO, Stream.VISUAL)
         if config.modalities != "visual":
-            self.audio_tower = self._make_tower(Stream.AUDIO)
+            self.audio_tower = TOWERS[config.audio_tower](config.tower_sizes(Stream.AUDIO))
             self.audio_head = self._make_head()
             self.audio_norm = layer_norm(config.width)
         if config.modalities != "audio":
-            self.visual_tower = self._make_tower(Stream.VISUAL)
+            self.visual_tower = TOWERS[config.visual_tower](config.tower_sizes(Stream.VISUAL))
             self.visual_head = self._make_head()
             self.visual_norm = layer_norm(config.width)
         self.joint_blocks = nn.ModuleList(
@@ -425,7 +345,7 @@ class CAVMAE(nn.Module):
             tokens = block(tokens, stream)
         return tokens
 
-    def tower(self, stream: Stream) -> nn.Module:
+    def tower(self, stream: Stream) -> Tower:
         """The tower of one modality; ConfigError if this model has none."""
         if stream == Stream.AUDIO and self.config.modalities != "visual":
             return self.audio_tower
@@ -462,13 +382,6 @@ class CAVMAE(nn.Module):
             )
 
     # What CAV-MAE Sync does otherwise:
-
-    def _make_tower(self, stream: Stream) -> nn.Module:
-        config = self.config
-        if stream == Stream.AUDIO:
-            return Tower(config, config.audio_grid, config.audio_patch, 1, config.audio_depth)
-        channels = config.picture_channels
-        return Tower(config, config.picture_grid, config.picture_patch, channels, config.visual_depth)
 
     def _make_head(self) -> nn.Module:
         """Blocks of one modality after the joint blocks: none here."""

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from lookhear.errors import CheckpointError, ConfigError
 from lookhear.models.cavmae import CAVMAE, CAVMAEConfig
 from lookhear.models.cavmae_sync import CAVMAESync, CAVMAESyncConfig
 from lookhear.models.classifier import CAVMAEClassifier, CAVMAEClassifierConfig
+from lookhear.models.tokens import resize_positions
 
 MODELS: dict[str, tuple[type, type[nn.Module]]] = {
     "cavmae": (CAVMAEConfig, CAVMAE),
@@ -32,6 +33,8 @@ MODELS: dict[str, tuple[type, type[nn.Module]]] = {
 
 FORMAT = 1  # of the metadata; raise it when an older lookhear could not read what is written
 UNUSED_PREFIX = "unused."  # tensors that came with a published file and that no forward reads
+AVERAGE_NAME = "average"  # among the checkpoints of a run: the mean over epochs
+BEST_NAME = "best.json"  # beside them: which step was best
 NAMES_SHOWN = 4  # of each kind, in a message about what does not fit
 
 
@@ -151,6 +154,89 @@ def load_checkpoint(path: Path | str, *, device: torch.device | str = "cpu") -> 
     )
 
 
+def with_audio_frames(loaded: LoadedCheckpoint, audio_frames: int) -> LoadedCheckpoint:
+    """The same model on windows of `audio_frames` spectrogram frames (10 ms each).
+
+    The time axis of its audio position tables is cut (as the sine-cosine table of the shorter window is a part of the
+    longer one's) or interpolated; config, preprocessing and fingerprint follow. Raises ConfigError for a number that
+    is no multiple of the patch.
+    """
+    config, encoder, prefix = loaded.config, loaded.config, ""
+    if isinstance(config, CAVMAEClassifierConfig):
+        encoder, prefix = config.encoder, "encoder."
+    resized = replace(encoder, audio_frames=audio_frames)
+    new = replace(config, encoder=resized) if prefix else resized
+    tensors = dict(loaded.model.state_dict())
+    for key in (f"{prefix}audio_tower.positions", f"{prefix}decoder.audio_positions"):
+        if key in tensors:
+            tensors[key] = resize_positions(tensors[key], encoder.audio_grid, resized.audio_grid).contiguous()
+    unused = getattr(loaded.model, "unused", {})
+    preprocess = {**loaded.preprocess, "audio_frames": audio_frames}
+    return replace(
+        loaded,
+        model=build(loaded.name, new, tensors, unused=unused).eval(),
+        config=new,
+        preprocess=preprocess,
+        fingerprint=fingerprint(tensors, preprocess, new.unseen_settings()),
+    )
+
+
+def describe(loaded: LoadedCheckpoint, *, tensors: bool = False) -> dict[str, Any]:
+    """What a file of weights holds, as JSON values; with `tensors`, also each tensor's shape."""
+    state = loaded.model.state_dict()
+    record = {
+        "model": loaded.name,
+        "format": loaded.format,
+        "fingerprint": loaded.fingerprint,
+        "tensors": len(state),
+        "numbers": sum(tensor.numel() for tensor in state.values()),
+        "config": to_dict(loaded.config),
+        "preprocess": loaded.preprocess,
+        "labels": list(loaded.labels),
+        "extra": loaded.extra,
+    }
+    return record | ({"shapes": {name: list(tensor.shape) for name, tensor in state.items()}} if tensors else {})
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The file that holds the weights, for whatever of a run is named. Raises CheckpointError where there is none.
+
+    Of a run folder it is what the run was to give: the average over epochs, if it made one; the best step, if it
+    chose one; the newest otherwise.
+    """
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise CheckpointError(
+            f"there is no checkpoint at {path}; name a model.safetensors, a checkpoint folder or a run folder"
+        )
+    if (path / "model.safetensors").is_file():
+        return path / "model.safetensors"
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    average = folder / AVERAGE_NAME / "model.safetensors"
+    if average.is_file():
+        return average
+    steps = [
+        (int(found.parent.name.removeprefix("step-")), found)
+        for found in folder.glob("step-*/model.safetensors")
+        if found.parent.name.removeprefix("step-").isdecimal()
+    ]
+    if not steps:
+        raise CheckpointError(f"{path} holds no checkpoint yet; name a run that has saved one, or a model.safetensors")
+    best = _best_step(folder.parent / BEST_NAME)
+    return dict(steps).get(best, max(steps)[1])
+
+
+def _best_step(path: Path) -> int:
+    """The step that a run's best.json names; -1 where there is none."""
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["step"])
+    except FileNotFoundError:
+        return -1
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); name a checkpoint folder of the run") from None
+
+
 def build(
     name: str,
     config: Any,
@@ -216,25 +302,31 @@ def is_unused(key: str) -> bool:
 
 
 def require_file(path: Path) -> None:
-    """CheckpointError unless `path` is a file that can be read and is not empty."""
+    """CheckpointError unless `path` is a file that can be read, and neither empty nor a web page."""
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; give the checkpoint file inside it")
     if not path.exists():
         raise CheckpointError(f"there is no checkpoint at {path}")
     try:
         with path.open("rb") as opened:
-            empty = not opened.read(1)
+            start = opened.read(256)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from None
-    if empty:
+    if not start:
         raise CheckpointError(f"{path} is empty (0 bytes); copy or download it again")
+    if start.lstrip()[:5].lower() in (b"<!doc", b"<html"):
+        raise CheckpointError(
+            f"{path} is a web page, not a file of weights: what was downloaded was not the file itself"
+        )
 
 
 def is_pickle(path: Path) -> bool:
     """Whether a file is what torch.save writes (a zip archive or a bare pickle), by its first bytes."""
     with path.open("rb") as opened:
-        start = opened.read(4)
-    return start.startswith((b"PK\x03\x04", b"\x80"))
+        start = opened.read(9)
+    # safetensors: the length of the header in 8 bytes, which may begin as a pickle does, then the header's brace
+    safetensors = start[4:] == b"\0\0\0\0{"
+    return start.startswith((b"PK\x03\x04", b"\x80")) and not safetensors
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

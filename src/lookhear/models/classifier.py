@@ -16,6 +16,13 @@ from lookhear.models.transformer import Stream, initialise_linear, layer_norm
 Mode = Literal["both", "audio", "visual", "audio_of_both", "visual_of_both"]
 
 
+def streams_of(mode: Mode) -> tuple[Stream, ...]:
+    """The modalities that a mode reads."""
+    if mode == "both":
+        return Stream.AUDIO, Stream.VISUAL
+    return (Stream.AUDIO if mode.startswith("audio") else Stream.VISUAL,)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CAVMAEClassifierConfig:
     """Sizes of a classifier; the default encoder is the published one, whose position tables are trained."""
@@ -30,6 +37,10 @@ class CAVMAEClassifierConfig:
     def __post_init__(self) -> None:
         if self.encoder.decoder_depth:
             raise ConfigError("a classifier's encoder has no decoder: set encoder.decoder_depth to 0")
+        if self.encoder.modalities not in ("both", self.mode.removesuffix("_of_both")):
+            raise ConfigError(
+                f"mode '{self.mode}' needs another tower than encoder.modalities={self.encoder.modalities}"
+            )
         if self.num_classes < 1:
             raise ConfigError(f"num_classes is {self.num_classes}; it must be at least 1")
 
@@ -72,23 +83,37 @@ class CAVMAEClassifier(nn.Module):
         if video is not None:
             raise ConfigError("this model reads single frames, not video: give frames (B, N, C, H, W)")
         mode = mode or self.config.mode
+        given = {Stream.AUDIO: audio, Stream.VISUAL: frames}
+        towers = {stream: self.tower(stream, given[stream], mode) for stream in streams_of(mode)}
+        logits = self.from_towers(towers.get(Stream.AUDIO), towers.get(Stream.VISUAL), mode=mode)
+        leading = audio.shape[:2] if audio is not None else frames.shape[:2] if frames is not None else ()
+        return Output(logits=logits.unflatten(0, leading))
+
+    def from_towers(self, audio: Tensor | None, visual: Tensor | None, *, mode: Mode) -> Tensor:
+        """Logits (R, num_classes) of what `tower` gave, (R, K, D) of each modality that the mode reads.
+
+        With the towers apart, one sound can be joined with many pictures and pass its tower once.
+        """
         if mode == "both":
-            tokens = self.encoder.joint_tokens(
-                self._tower(Stream.AUDIO, audio, mode), self._tower(Stream.VISUAL, frames, mode)
-            )
-            pooled = tokens.mean(dim=1)  # (R, D)
+            assert audio is not None
+            assert visual is not None
+            pooled = self.encoder.joint_tokens(audio, visual).mean(dim=1)  # (R, D)
         else:
-            stream = Stream.AUDIO if mode.startswith("audio") else Stream.VISUAL
-            given = audio if stream == Stream.AUDIO else frames
-            tokens = self._tower(stream, given, mode)
+            (stream,) = streams_of(mode)
+            tokens = audio if stream == Stream.AUDIO else visual
+            assert tokens is not None
             pooled = self.encoder.single(tokens, stream).mean(dim=1)
             if mode.endswith("_of_both"):
                 joint = self.encoder.joint_norm(self.encoder.shared(tokens, Stream.JOINT))
                 pooled = (pooled + joint.mean(dim=1)) / 2
-        leading = audio.shape[:2] if audio is not None else frames.shape[:2] if frames is not None else ()
-        return Output(logits=self.head(self.head_norm(pooled)).unflatten(0, leading))
+        return self.head(self.head_norm(pooled))
 
-    def _tower(self, stream: Stream, given: Tensor | None, mode: str) -> Tensor:
+    def head_parameters(self) -> list[nn.Parameter]:
+        """The parameters that labels add to the encoder: fine-tuning may give them a learning rate of their own."""
+        return [*self.head_norm.parameters(), *self.head.parameters()]
+
+    def tower(self, stream: Stream, given: Tensor | None, mode: Mode) -> Tensor:
+        """Tokens (R, K, D) of one modality (B, N, ...), before what the modalities share."""
         if given is None:
             name = "audio" if stream == Stream.AUDIO else "frames"
             raise ConfigError(f"mode {mode!r} reads {name}, which were not given; choose another mode")

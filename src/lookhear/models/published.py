@@ -12,7 +12,7 @@ import os
 import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,11 @@ from lookhear.models.checkpoint import (
     expected_shapes,
     fingerprint,
     is_pickle,
+    load_checkpoint,
     model_name,
     require_file,
 )
-from lookhear.models.classifier import CAVMAEClassifierConfig
-from lookhear.models.tokens import resize_positions
+from lookhear.models.classifier import CAVMAEClassifierConfig, Mode
 
 PREFIX = "module."  # every published file was saved from a DataParallel model
 HEAD_WIDTH, DECODER_HEAD_WIDTH = 64, 32  # of the published models; no tensor shows them
@@ -56,8 +56,8 @@ class PublishedChoices:
     """height and width in pixels; the square that has as many patches if None"""
     keep_registers: bool = False
     """whether registers pass through the joint blocks"""
-    audio_frames: int | None = None
-    """run the model on windows of this many spectrogram frames: its position tables are cut or interpolated"""
+    mode: Mode | None = None
+    """what a classifier reads where a call names no mode; whatever towers it has if None"""
 
 
 class Form(Enum):
@@ -95,19 +95,9 @@ def load_published(
     Only tensors are unpickled (`weights_only=True`). Raises CheckpointError, in one sentence, for a file that is
     missing, damaged, holds anything but tensors, or does not fit, with what is missing and what is too many.
     """
-    path, choices = Path(path), choices or PublishedChoices()
-    published = _read(path)
-    shapes = {name: tuple(tensor.shape) for name, tensor in published.items()}
-    name, config = infer(shapes, choices=choices, where=str(path))
-    entries = layout(name, config)
-    difference = compare(published_shapes(name, config), shapes)
-    if difference:
-        raise CheckpointError(f"the tensors in {path} do not fit a {name} of the sizes they show: {difference}")
-    tensors = {key: value for entry in entries for key, value in _import(entry, published[entry.published])}
-    unused = {entry.published: published[entry.published] for entry in entries if entry.form is Form.UNUSED}
-    if choices.audio_frames is not None:
-        config = _resize(config, tensors, choices.audio_frames)
-    model = build(name, config, tensors, unused=unused, where=str(path))
+    path = Path(path)
+    name, model = from_published(_read(path), choices=choices, where=str(path))
+    config: Any = model.config
     preprocess = published_preprocess(config)
     return LoadedCheckpoint(
         name=name,
@@ -116,9 +106,41 @@ def load_published(
         preprocess=preprocess,
         labels=(),
         extra={"published_file": path.name},
-        fingerprint=fingerprint(tensors, preprocess, config.unseen_settings()),
+        fingerprint=fingerprint(model.state_dict(), preprocess, config.unseen_settings()),
         format=PUBLISHED_FORMAT,
     )
+
+
+def read_model(
+    path: Path | str, *, choices: PublishedChoices | None = None, device: torch.device | str = "cpu"
+) -> LoadedCheckpoint:
+    """Reads a checkpoint of ours or a published file, whichever `path` is. `choices` are for the latter only."""
+    if is_published(path):
+        return load_published(path, choices=choices, device=device)
+    if choices is not None:
+        raise CheckpointError(
+            f"{path} is no published .pth file: what it holds says its own sizes, so leave out the choices "
+            "(attention heads and the like)"
+        )
+    return load_checkpoint(path, device=device)
+
+
+def from_published(
+    published: Mapping[str, Tensor], *, choices: PublishedChoices | None = None, where: str = "the file"
+) -> tuple[str, nn.Module]:
+    """The name in MODELS and the model of published tensors (named without `module.`), on any device, strictly.
+
+    Raises CheckpointError, with what is missing and what is too many, for tensors that do not fit.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in published.items()}
+    name, config = infer(shapes, choices=choices, where=where)
+    entries = layout(name, config)
+    difference = compare(published_shapes(name, config), shapes)
+    if difference:
+        raise CheckpointError(f"the tensors in {where} do not fit a {name} of the sizes they show: {difference}")
+    tensors = {key: value for entry in entries for key, value in _import(entry, published[entry.published])}
+    unused = {entry.published: published[entry.published] for entry in entries if entry.form is Form.UNUSED}
+    return name, build(name, config, tensors, unused=unused, where=where)
 
 
 def export_published(model: nn.Module, path: Path | str) -> None:
@@ -146,10 +168,10 @@ def to_published(model: nn.Module, tensors: Mapping[str, Tensor] | None = None) 
     config: Any = model.config
     encoder = config.encoder if isinstance(config, CAVMAEClassifierConfig) else config
     odd = encoder.modalities == "visual" or encoder.picture_height != encoder.picture_width
-    if odd or encoder.stem_channels:
+    if odd or encoder.stem_channels or {encoder.audio_tower, encoder.visual_tower} != {"vit"}:
         raise CheckpointError(
             "the published layout has no place for a model of pictures alone, of pictures that are not square, or "
-            "with a convolutional stem; save it as a lookhear checkpoint"
+            "with a convolutional stem or tower; save it as a lookhear checkpoint"
         )
     state = dict(model.state_dict()) if tensors is None else dict(tensors)
     unused: Any = model.unused if tensors is None else {}
@@ -182,6 +204,7 @@ def published_preprocess(config: Any) -> dict[str, Any]:
     values = {
         "sample_rate": 16000,
         "channel": "first",
+        "framing": "published",
         "audio_frames": sizes.audio_frames,
         "num_mel_bins": sizes.num_mel_bins,
         "audio_mean": -5.081,
@@ -210,6 +233,11 @@ def infer(
     needed: tuple[str, ...] = ("patch_embed_a.proj.weight", "pos_embed_a", "blocks_a.0.mlp.fc1.weight")
     both = "patch_embed_v.proj.weight" in shapes
     needed += ("pos_embed_v",) if both else ()
+    if any(name.startswith("classifier_layers.") for name in shapes):
+        raise CheckpointError(
+            f"{where} is a CAV-MAE Sync file with an attention probe (classifier_layers), which is not read here; load "
+            "the file that it was trained from, and train a probe on that"
+        )
     lacking = [name for name in needed if name not in shapes]
     if lacking:
         some = ", ".join(list(shapes)[:3])
@@ -224,13 +252,9 @@ def infer(
             return "cavmae_sync", CAVMAESyncConfig(**sizes, **_sync_sizes(shapes, choices))
         if "mlp_head.1.weight" in shapes:
             encoder = CAVMAEConfig(**sizes, learned_positions=True)
-            mode = "both" if both else "audio"
+            mode: Mode = choices.mode or ("both" if both else "audio")
             num_classes = shapes["mlp_head.1.weight"][0]
-            return "cavmae_classifier", CAVMAEClassifierConfig(
-                encoder=encoder,
-                num_classes=num_classes,
-                mode=mode,  # type: ignore[arg-type]
-            )
+            return "cavmae_classifier", CAVMAEClassifierConfig(encoder=encoder, num_classes=num_classes, mode=mode)
         return "cavmae", CAVMAEConfig(**sizes)
     except (ConfigError, ValueError, IndexError, ZeroDivisionError) as error:
         raise CheckpointError(f"the tensors in {where} show sizes that no model has: {error}") from None
@@ -416,27 +440,24 @@ def _export(entry: Entry, tensors: list[Tensor]) -> Tensor:
             return tensor
 
 
-def _resize(config: Any, tensors: dict[str, Tensor], audio_frames: int) -> Any:
-    """`config` for windows of another length, with the audio position tables in `tensors` cut or interpolated."""
-    if isinstance(config, CAVMAEClassifierConfig):
-        encoder = replace(config.encoder, audio_frames=audio_frames)
-        new: Any = replace(config, encoder=encoder)
-        old, prefix = config.encoder, "encoder."
-    else:
-        encoder = new = replace(config, audio_frames=audio_frames)
-        old, prefix = config, ""
-    for key in (f"{prefix}audio_tower.positions", f"{prefix}decoder.audio_positions"):
-        if key in tensors:
-            tensors[key] = resize_positions(tensors[key], old.audio_grid, encoder.audio_grid).contiguous()
-    return new
-
-
 def _read(path: Path) -> dict[str, Tensor]:
+    loaded = unpickle(path)
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        held = (
+            f"a dict of {', '.join(map(str, list(loaded)[:4]))}" if isinstance(loaded, dict) else type(loaded).__name__
+        )
+        raise CheckpointError(f"{path} is no published CAV-MAE file: it holds {held}, not a dict of tensors")
+    return {ours: loaded[theirs] for ours, theirs in strip_prefix(loaded).items()}
+
+
+def unpickle(path: Path) -> Any:
+    """What `torch.save` wrote to `path`, where that is tensors and plain containers; nothing else is unpickled."""
     require_file(path)
     if not is_pickle(path):
         raise CheckpointError(f"{path} is not a PyTorch file, as published weights are; is it the right file?")
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as opened:  # by its bytes: given a path, torch.load goes by what the name ends in
+            return torch.load(opened, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(
             f"{path} holds more than tensors: it is refused, because unpickling it could run code; "
@@ -445,9 +466,3 @@ def _read(path: Path) -> dict[str, Tensor]:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is cut short or damaged ({reason}); copy or download it again") from None
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        held = (
-            f"a dict of {', '.join(map(str, list(loaded)[:4]))}" if isinstance(loaded, dict) else type(loaded).__name__
-        )
-        raise CheckpointError(f"{path} is no published CAV-MAE file: it holds {held}, not a dict of tensors")
-    return {ours: loaded[theirs] for ours, theirs in strip_prefix(loaded).items()}

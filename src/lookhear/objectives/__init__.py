@@ -2,6 +2,7 @@
 
 from lookhear.objectives.cavmae import CAVMAEObjectiveConfig
 from lookhear.objectives.step import ObjectiveConfig
+from lookhear.objectives.supervised import SupervisedConfig
 
 # Name in run.json -> settings.
-OBJECTIVES: dict[str, type[ObjectiveConfig]] = {"cavmae": CAVMAEObjectiveConfig}
+OBJECTIVES: dict[str, type[ObjectiveConfig]] = {"cavmae": CAVMAEObjectiveConfig, "supervised": SupervisedConfig}

@@ -5,7 +5,7 @@ they are gathered), L tokens, E embedding width.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lookhear import distributed
 from lookhear.data.batch import Batch
 from lookhear.data.draws import Draws
-from lookhear.data.preprocess import HOP_SECONDS
+from lookhear.data.sampling import HOP_SECONDS
 from lookhear.errors import ConfigError
 from lookhear.models.cavmae import CAVMAE
 from lookhear.models.tokens import Encoded, Mask, MaskConfig, Masks, Output, noise_size
@@ -32,6 +32,8 @@ class CAVMAEObjectiveConfig:
 
     mask: MaskConfig = field(default_factory=MaskConfig)
     """what is removed before reconstruction"""
+    mask_ratio_range: tuple[float, float] | None = None
+    """null: the ratios of `mask`; two numbers: both ratios drawn anew between them in every step (Sync's (0.6, 0.9))"""
     reconstruction_weight: float = 1.0
     """of the reconstruction losses of both modalities; 0: contrastive only, the decoder is not run"""
     normalise_patches: bool = True
@@ -61,6 +63,10 @@ class CAVMAEObjectiveConfig:
             problems.append("reconstruction_weight and contrastive_weight are both 0: nothing to learn")
         if self.contrastive_mask_ratio is not None and not 0 <= self.contrastive_mask_ratio < 1:
             problems.append(f"contrastive_mask_ratio is {self.contrastive_mask_ratio}; it must be in [0, 1), or null")
+        if self.mask_ratio_range is not None:
+            low, high = self.mask_ratio_range
+            if not 0 <= low <= high < 1:
+                problems.append(f"mask_ratio_range is {self.mask_ratio_range}; it must rise within [0, 1), or be null")
         if self.temperature <= 0:
             problems.append(f"temperature is {self.temperature}; it must be above 0")
         if not 0 <= self.local_share <= 1:
@@ -95,7 +101,7 @@ class CAVMAEObjective(Objective):
         shared_pass = config.contrastive_mask_ratio is None
         masked = None
         if config.reconstruction_weight or shared_pass:
-            masks = _draw_masks(model, batch, draws, config.mask, purpose="mask")
+            masks = _draw_masks(model, batch, draws, self._mask_of_step(draws), purpose="mask")
             if not config.reconstruction_weight:
                 masks = Masks(audio=masks.audio, visual=masks.visual, reconstruct=False)
             masked = model(batch.audio, batch.frames, mask=masks)
@@ -116,6 +122,15 @@ class CAVMAEObjective(Objective):
         if self.log_temperature is not None:
             low, high = TEMPERATURE_RANGE
             self.log_temperature.data.clamp_(math.log(low), math.log(high))
+
+    def _mask_of_step(self, draws: Draws) -> MaskConfig:
+        """Ratios are Python numbers, the same on all ranks: how many tokens are kept is known without the device."""
+        mask, between = self.config.mask, self.config.mask_ratio_range
+        if between is None:
+            return mask
+        low, high = between
+        audio, visual = (low + (high - low) * share for share in draws.of_step(2, purpose="mask ratio"))
+        return replace(mask, audio=audio, visual=visual)
 
     def _reconstruction_terms(self, output: Output, masks: Masks) -> dict[str, Tensor]:
         found = output.reconstruction
@@ -193,6 +208,6 @@ def _draw_masks(model: CAVMAE, batch: Batch, draws: Draws, config: MaskConfig, *
     noise = {}
     for name, grid in grids.items():
         size = noise_size(grid, structures[name])
-        drawn = draws.uniform(batch.index, num_windows * size, purpose=f"{purpose} {name}")
+        drawn = draws.uniform(batch.draw_key, num_windows * size, purpose=f"{purpose} {name}")
         noise[name] = drawn.reshape(-1, size)  # (M, noise size)
     return model.draw_masks(len(batch) * num_windows, config, audio_noise=noise["audio"], visual_noise=noise["visual"])

@@ -12,12 +12,41 @@ from lookhear.config import nearest, override
 from lookhear.data.store import Store
 from lookhear.errors import ConfigError
 from lookhear.progress import Progress, quiet
+from lookhear.recipes.conv_towers import conv_towers
 from lookhear.recipes.grid import grid
+from lookhear.recipes.published import (
+    av_mae,
+    cav,
+    cavmae_base,
+    cavmae_bidirectional,
+    cavmae_nonorm,
+    cavmae_scale_plus,
+    cavmae_scale_plus_plus,
+    cavmae_sync,
+    cavmae_vggsound,
+    cavmae_vggsound_continued,
+)
+from lookhear.recipes.small import small
 from lookhear.recipes.tiny import tiny
 from lookhear.training.loop import TrainSummary, train
 from lookhear.training.run import Run
 
-RECIPES: dict[str, Callable[[], Run]] = {"tiny": tiny, "grid": grid}
+RECIPES: dict[str, Callable[[], Run]] = {
+    "tiny": tiny,
+    "grid": grid,
+    "small": small,
+    "conv_towers": conv_towers,
+    "cavmae_base": cavmae_base,
+    "cavmae_scale_plus": cavmae_scale_plus,
+    "cavmae_scale_plus_plus": cavmae_scale_plus_plus,
+    "cavmae_nonorm": cavmae_nonorm,
+    "cavmae_vggsound": cavmae_vggsound,
+    "cavmae_vggsound_continued": cavmae_vggsound_continued,
+    "cavmae_bidirectional": cavmae_bidirectional,
+    "av_mae": av_mae,
+    "cav": cav,
+    "cavmae_sync": cavmae_sync,
+}
 
 
 def recipe(name: str) -> Run:

@@ -18,14 +18,14 @@ from typing import Literal
 import numpy as np
 
 from lookhear.data.manifest import STATUSES
-from lookhear.data.windows import Windows
+from lookhear.data.stretch import Decoded, StretchJob, decode_stretch, hash_file, judge
+from lookhear.data.windows import Windows, join_windows
 from lookhear.embedder import Embedder, Embeddings, join_embeddings, load
 from lookhear.errors import IndexStateError
 from lookhear.media.probe import find_media
 from lookhear.media.workers import Done, LimitedPool
 from lookhear.progress import Progress, quiet
 from lookhear.search.index import FileRow, Index, MomentRows, create_index
-from lookhear.search.stretch import Decoded, StretchJob, decode_stretch, hash_file
 
 TIME_LIMIT_SECONDS = 300.0
 # Finished files are written when there are this many, or their moments are this many, or this much time has passed.
@@ -305,7 +305,7 @@ class _Crawl:
         if sum(len(waiting.windows) for waiting in self._waiting) < at_least or not self._waiting:
             return
         waiting, self._waiting = self._waiting, []
-        found = self._embedder.embed_windows(_join([each.windows for each in waiting]))
+        found = self._embedder.embed_windows(join_windows([each.windows for each in waiting]))
         first = 0
         for each in waiting:
             rows = slice(first, first + len(each.windows))
@@ -352,26 +352,17 @@ class _Crawl:
         assert first is not None
         has_sound = any(part.has_audio.any() for part in file.parts)
         has_picture = any(part.has_visual.any() for part in file.parts)
-        losses = list(dict.fromkeys(file.problems + ([first.refusal] if first.refusal else [])))
-        if first.has_video and not has_picture:
-            losses.append("no picture could be decoded")
-        if first.has_audio and not has_sound:
-            losses.append("no sound could be decoded")
-        if file.num_pictures_lost and has_picture:
-            losses.append(f"{file.num_pictures_lost} of the pictures asked for could not be decoded")
-        remarks = [*first.remarks, *losses]
-        if not has_sound and not has_picture:
-            return _row(file, "refused", "; ".join(remarks) or "it has neither a picture nor a sound")
-        if losses:
-            status = "partial"
-        elif not has_picture:
-            status, remarks = "sound_only", remarks or ["no picture track"]
-        elif not has_sound:
-            status, remarks = "picture_only", remarks or ["no sound track"]
-        else:
-            status = "ok"
+        verdict = judge(
+            first,
+            problems=file.problems,
+            num_pictures_lost=file.num_pictures_lost,
+            has_sound=has_sound,
+            has_picture=has_picture,
+        )
+        if verdict.status == "refused":
+            return _row(file, verdict.status, verdict.reason)
         present = sum(int((part.has_audio | part.has_visual).sum()) for part in file.parts)
-        return _row(file, status, "; ".join(remarks), seconds=first.seconds, num_moments=present)
+        return _row(file, verdict.status, verdict.reason, seconds=first.seconds, num_moments=present)
 
     def _write_if_due(self) -> None:
         late = time.monotonic() - self._last_write >= _WRITE_SECONDS
@@ -386,11 +377,6 @@ class _Crawl:
 
 
 _NOT_YET = Embeddings(start_seconds=np.zeros(0), end_seconds=np.zeros(0), audio=None, visual=None)
-
-
-def _join(parts: Sequence[Windows]) -> Windows:
-    names = ("start_seconds", "end_seconds", "waveform", "frames", "has_sound", "has_picture")
-    return Windows(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
 def _row(

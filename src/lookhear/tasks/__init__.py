@@ -1,1 +1,1 @@
-"""Embeddings -> answers: retrieval, sync, localization, the numbers that judge them, and the linear baseline."""
+"""Embeddings -> answers: retrieval, sync, localization, classification, probes; their numbers and baselines."""

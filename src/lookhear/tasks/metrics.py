@@ -1,19 +1,15 @@
-"""Numbers that say how good an answer is: similarities of clips, ranks, recalls, intervals, precision. No model here.
+"""Numbers that say how good an answer is: ranks, recalls, intervals, precision. No model here.
 
-A sounds, V pictures (clips of each), F windows a clip, E width of an embedding, Q queries, C candidates, N samples.
-Embeddings are unit length unless said otherwise. Everything is numpy outside, torch inside where it multiplies.
+Q queries, C candidates, N samples.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
-Aggregation = Literal["diagonal_mean", "diagonal_max", "mean", "max"]
-AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
+Ties = Literal["fair", "published"]
 
 # Two cosines nearer than this are the same: it is what float32 loses in a dot product, and a matrix product does not
 # give two equal pairs the same bits. Without it the order of identical clips would be rounding noise.
@@ -28,12 +24,18 @@ class Ranks:
     """Where the right answer of each query stands, ties left open: the order among equal candidates is a fair draw.
 
     So a model that gives everything the same score gets what chance gets, neither 1 (the optimistic rule) nor 0 (the
-    pessimistic one).
+    pessimistic one). A query whose right answers have no score (not a number) has failed: it stands behind all
+    candidates and is found at no k.
     """
 
     num_ahead: np.ndarray  # int64 (Q,): wrong candidates scored above the best right one
     num_tied: np.ndarray  # int64 (Q,): wrong candidates scored the same as the best right one
-    num_right: np.ndarray  # int64 (Q,): right candidates at that score, at least 1
+    num_right: np.ndarray  # int64 (Q,): right candidates at that score; 0 for a query that has failed
+
+    @property
+    def failed(self) -> np.ndarray:
+        """bool (Q,): the queries whose right answers have no score."""
+        return self.num_right == 0
 
     @property
     def expected(self) -> np.ndarray:
@@ -48,12 +50,11 @@ def ranks(similarity: np.ndarray, positives: np.ndarray, *, tie_tolerance: float
     """Ranks of the right answers in `similarity` (Q, C), a row a query, higher is nearer.
 
     `positives` is int (Q,), the column of the one right answer, or bool (Q, C), several right answers, of which the
-    best counts. Scores within `tie_tolerance` of the right one are tied with it. Raises ValueError for a score that is
-    not a number (it would have no rank) and for a query without a right answer.
+    best counts. Scores within `tie_tolerance` of the right one are tied with it. A score that is not a finite number
+    is neither ahead nor tied; where it is that of all right answers, the query has failed. Raises ValueError for a
+    query without a right answer.
     """
     similarity = np.asarray(similarity)
-    if not np.isfinite(similarity).all():
-        raise ValueError("a similarity is not a finite number; leave clips without an embedding out before ranking")
     positives = np.asarray(positives)
     if positives.dtype != bool:
         right = np.zeros(similarity.shape, dtype=bool)
@@ -62,22 +63,46 @@ def ranks(similarity: np.ndarray, positives: np.ndarray, *, tie_tolerance: float
         right = positives
     if not right.any(axis=1).all():
         raise ValueError("a query has no right answer among the candidates")
+    if not np.isfinite(similarity).all():
+        similarity = np.where(np.isfinite(similarity), similarity, -np.inf)
     best = np.where(right, similarity, -np.inf).max(axis=1, keepdims=True)
-    tied = np.abs(similarity - best) <= tie_tolerance
-    ahead = (similarity > best) & ~tied
+    counted = count_ranks(similarity, best, right, ~right, axis=1, tie_tolerance=tie_tolerance)
+    return close_ranks(counted, best[:, 0], num_candidates=similarity.shape[1])
+
+
+def count_ranks(
+    scores: np.ndarray, best: np.ndarray, right: np.ndarray, wrong: np.ndarray, *, axis: int, tie_tolerance: float
+) -> Ranks:
+    """What stands ahead of, and level with, `best` (which broadcasts against `scores`) along `axis`."""
+    ahead = scores > best + tie_tolerance
+    level = (scores >= best - tie_tolerance) & ~ahead
     return Ranks(
-        num_ahead=(ahead & ~right).sum(axis=1),
-        num_tied=(tied & ~right).sum(axis=1),
-        num_right=(tied & right).sum(axis=1),
+        num_ahead=(ahead & wrong).sum(axis=axis),
+        num_tied=(level & wrong).sum(axis=axis),
+        num_right=(level & right).sum(axis=axis),
     )
 
 
-def hits_at(found: Ranks, k: int) -> np.ndarray:
+def close_ranks(counted: Ranks, best: np.ndarray, *, num_candidates: int) -> Ranks:
+    """The counts with failed queries put behind everything."""
+    failed = ~np.isfinite(best)
+    return Ranks(
+        num_ahead=np.where(failed, num_candidates, counted.num_ahead),
+        num_tied=np.where(failed, 0, counted.num_tied),
+        # at least the right answer itself, whose score in a block differs from `best` by rounding
+        num_right=np.where(failed, 0, np.maximum(counted.num_right, 1)),
+    )
+
+
+def hits_at(found: Ranks, k: int, *, ties: Ties = "fair") -> np.ndarray:
     """float64 (Q,): how likely a right answer is among the first `k`, 0 or 1 where nothing is tied.
 
     With p right and n wrong candidates tied behind a others, k - a of them still fit: 1 - C(n, k-a) / C(n+p, k-a).
+    `ties="published"`: the share of the n + p places that are among the first `k` (see `recall_at`).
     """
     places = np.clip(k - found.num_ahead, 0, found.num_tied + found.num_right)
+    if ties == "published":
+        return places / np.maximum(found.num_tied + found.num_right, 1)
     miss = np.ones(len(found))
     for taken in range(int(found.num_right.max(initial=0))):
         # C(n, m) / C(n+p, m) = prod over the p right ones of (n + p - i - m) / (n + p - i)
@@ -87,225 +112,29 @@ def hits_at(found: Ranks, k: int) -> np.ndarray:
     return 1.0 - miss
 
 
-def recall_at(found: Ranks, k: int) -> float:
-    """Share of queries with a right answer among the first `k` (expected share where scores are tied)."""
-    return float(hits_at(found, k).mean())
+def query_weights(found: Ranks, *, ties: Ties = "fair") -> np.ndarray:
+    """float64 (Q,): how much each query counts in a mean: 1, or as published once for each place of its tie."""
+    return np.ones(len(found)) if ties == "fair" else (found.num_tied + found.num_right).astype(np.float64)
 
 
-def median_rank(found: Ranks) -> float:
-    """Median over the queries of the expected rank, from 1."""
-    return float(np.median(found.expected))
+def recall_at(found: Ranks, k: int, *, ties: Ties = "fair") -> float:
+    """Share of queries with a right answer among the first `k` (expected share where scores are tied).
 
-
-# --- similarity of clips that have several windows -----------------------------------------------------------------
-
-
-def pair_similarity(
-    audio: np.ndarray,
-    visual: np.ndarray,
-    *,
-    aggregation: Aggregation = "diagonal_mean",
-    audio_counts: np.ndarray | None = None,
-    visual_counts: np.ndarray | None = None,
-) -> np.ndarray:
-    """Similarity float32 (A, V) of every sound clip `audio` (A, F, E) with every picture clip `visual` (V, F, E).
-
-    From the cosines s_kl of window k of one with window l of the other: `diagonal_mean` = mean over k of s_kk,
-    `diagonal_max` = max over k of s_kk, `mean` and `max` over all k and l. The other direction is the transpose.
-
-    Clips of different length: `audio_counts` (A,) and `visual_counts` (V,) say how many of the F windows are real
-    (the first ones). A diagonal then runs over the windows that both clips have; `mean` and `max` over all real ones.
-
-    The slow form: `[[np.mean([a[k] @ v[k] for k in range(min(len(a), len(v)))]) for v in visual] for a in audio]`.
+    `ties="published"`: as the public CAV-MAE and CAV-MAE Sync code counts, for comparison only. Every place of a tie
+    is an answer of its own, so ties weigh more and inflate the figure, and a failed query disappears: [1, 1, 0],
+    [.5, .2, .1] and [.3, .3, .3] with the right answers on the diagonal have R@1 2/6.
     """
-    sizes = (len(audio), len(visual))
-    similarity = np.empty(sizes, dtype=np.float32)
-    blocks = similarity_blocks(
-        audio, visual, aggregation=aggregation, audio_counts=audio_counts, visual_counts=visual_counts
-    )
-    for block in blocks:
-        similarity[block.start : block.stop] = block.similarity
-    return similarity
+    weights = query_weights(found, ties=ties)
+    return float((weights * hits_at(found, k, ties=ties)).sum() / max(weights.sum(), 1.0))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SimilarityBlock:
-    """Rows [start, stop) of a similarity matrix."""
-
-    start: int
-    stop: int
-    similarity: np.ndarray  # float32 (stop - start, V)
-
-
-def similarity_blocks(
-    audio: np.ndarray,
-    visual: np.ndarray,
-    *,
-    aggregation: Aggregation = "diagonal_mean",
-    audio_counts: np.ndarray | None = None,
-    visual_counts: np.ndarray | None = None,
-    block_bytes: int = 256 << 20,
-) -> Iterator[SimilarityBlock]:
-    """The rows of `pair_similarity`, some at a time, so that no more than about `block_bytes` are held."""
-    if aggregation not in AGGREGATIONS:
-        raise ValueError(f"no aggregation '{aggregation}'; known: {', '.join(AGGREGATIONS)}")
-    sounds = _padded(audio, audio_counts)
-    pictures = _padded(visual, visual_counts)
-    if sounds.windows.shape[1:] != pictures.windows.shape[1:]:
-        raise ValueError(f"sounds {audio.shape} and pictures {visual.shape} differ in windows or in width")
-    # one row of the answer, and the one of a GEMM in flight beside it
-    rows = max(1, block_bytes // (8 * max(1, len(pictures))))
-    if aggregation == "mean":
-        sounds, pictures = sounds.averaged(), pictures.averaged()
-    for start in range(0, len(sounds), rows):
-        stop = min(start + rows, len(sounds))
-        some = sounds.rows(start, stop)
-        if aggregation == "max":
-            block = _max_over_all(some, pictures)
-        elif aggregation == "diagonal_max":
-            block = _max_over_diagonal(some, pictures)
-        else:
-            block = _mean_over_diagonal(some, pictures)
-        yield SimilarityBlock(start=start, stop=stop, similarity=block.numpy())
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PairRanks:
-    """Ranks of each clip's own partner, both ways."""
-
-    audio_to_visual: Ranks
-    visual_to_audio: Ranks
-
-
-def pair_ranks(
-    audio: np.ndarray,
-    visual: np.ndarray,
-    *,
-    aggregation: Aggregation = "diagonal_mean",
-    counts: np.ndarray | None = None,
-    block_bytes: int = 256 << 20,
-    tie_tolerance: float = TIE_TOLERANCE,
-) -> PairRanks:
-    """Ranks of clip i's picture among all pictures and of its sound among all sounds, in one pass of blocks.
-
-    `audio`, `visual` (C, F, E), row i of both from one clip. Never holds the (C, C) matrix: for 100,000 clips that
-    would be 40 GB. Equal to `ranks` of `pair_similarity` and of its transpose.
-    """
-    num = len(audio)
-    own = _own_similarity(audio, visual, aggregation=aggregation, counts=counts)
-    row_ahead, row_tied = np.zeros(num, dtype=np.int64), np.zeros(num, dtype=np.int64)
-    column_ahead, column_tied = np.zeros(num, dtype=np.int64), np.zeros(num, dtype=np.int64)
-    blocks = similarity_blocks(
-        audio, visual, aggregation=aggregation, audio_counts=counts, visual_counts=counts, block_bytes=block_bytes
-    )
-    for block in blocks:
-        if not np.isfinite(block.similarity).all():
-            raise ValueError("a similarity is not a finite number; leave such clips out before ranking")
-        rows = np.arange(block.start, block.stop)
-        others = np.ones(block.similarity.shape, dtype=bool)
-        others[rows - block.start, rows] = False
-        for right, ahead, tied, axis in (
-            (own[rows, None], row_ahead[block.start : block.stop], row_tied[block.start : block.stop], 1),
-            (own[None, :], column_ahead, column_tied, 0),
-        ):
-            same = np.abs(block.similarity - right) <= tie_tolerance
-            ahead += (others & ~same & (block.similarity > right)).sum(axis=axis)
-            tied += (others & same).sum(axis=axis)
-    ones = np.ones(num, dtype=np.int64)
-    return PairRanks(
-        audio_to_visual=Ranks(num_ahead=row_ahead, num_tied=row_tied, num_right=ones),
-        visual_to_audio=Ranks(num_ahead=column_ahead, num_tied=column_tied, num_right=ones),
-    )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Windows:
-    windows: Tensor  # float32 (C, F, E), zeros beyond each clip's own windows
-    counts: Tensor  # int64 (C,)
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    def rows(self, start: int, stop: int) -> "_Windows":
-        return _Windows(windows=self.windows[start:stop], counts=self.counts[start:stop])
-
-    def averaged(self) -> "_Windows":
-        """One window a clip: the mean of its unit vectors, whose dot products are the means of all cosines."""
-        mean = self.windows.sum(dim=1, keepdim=True) / self.counts[:, None, None]
-        return _Windows(windows=mean, counts=torch.ones_like(self.counts))
-
-    @property
-    def missing(self) -> Tensor:
-        """bool (C, F): the windows that are only padding."""
-        return torch.arange(self.windows.shape[1])[None, :] >= self.counts[:, None]
-
-
-def _padded(windows: np.ndarray, counts: np.ndarray | None) -> _Windows:
-    tensor = torch.from_numpy(np.ascontiguousarray(windows, dtype=np.float32))
-    if counts is None:
-        return _Windows(windows=tensor, counts=torch.full((len(tensor),), tensor.shape[1], dtype=torch.int64))
-    if len(counts) != len(windows) or np.min(counts, initial=1) < 1 or np.max(counts, initial=0) > tensor.shape[1]:
-        raise ValueError("window counts must be one a clip, at least 1 and at most the number of windows given")
-    padded = _Windows(windows=tensor, counts=torch.as_tensor(np.asarray(counts), dtype=torch.int64))
-    return _Windows(windows=tensor.masked_fill(padded.missing[..., None], 0.0), counts=padded.counts)
-
-
-def _mean_over_diagonal(sounds: _Windows, pictures: _Windows) -> Tensor:
-    # padding is zero, so one GEMM sums over the windows that both clips have
-    total = sounds.windows.flatten(1) @ pictures.windows.flatten(1).T
-    return total.div_(torch.minimum(sounds.counts[:, None], pictures.counts[None, :]))
-
-
-def _max_over_diagonal(sounds: _Windows, pictures: _Windows) -> Tensor:
-    best: Tensor | None = None
-    for k in range(sounds.windows.shape[1]):
-        cosines = sounds.windows[:, k] @ pictures.windows[:, k].T
-        _forbid(cosines, rows=sounds.missing[:, k], columns=pictures.missing[:, k])
-        best = cosines if best is None else torch.maximum(best, cosines, out=best)
-    assert best is not None
-    return best
-
-
-def _max_over_all(sounds: _Windows, pictures: _Windows) -> Tensor:
-    best = torch.empty(len(sounds), len(pictures))
-    num_windows = sounds.windows.shape[1]
-    # tiles that stay in the cache while they are reduced: 24 x 24 pairs of 16 windows are half a megabyte
-    tile = max(1, 384 // num_windows)
-    columns = [range(start, min(start + tile, len(pictures))) for start in range(0, len(pictures), tile)]
-    for start in range(0, len(sounds), tile):
-        some = sounds.rows(start, start + tile)
-        for part in columns:
-            other = pictures.rows(part.start, part.stop)
-            cosines = some.windows.flatten(0, 1) @ other.windows.flatten(0, 1).T
-            _forbid(cosines, rows=some.missing.flatten(), columns=other.missing.flatten())
-            shaped = cosines.view(len(some), num_windows, len(other), num_windows)
-            best[start : start + tile, part.start : part.stop] = shaped.amax(dim=(1, 3))
-    return best
-
-
-def _forbid(cosines: Tensor, *, rows: Tensor, columns: Tensor) -> None:
-    """Takes padding out of a maximum."""
-    if rows.any():
-        cosines[rows] = -torch.inf
-    if columns.any():
-        cosines[:, columns] = -torch.inf
-
-
-def _own_similarity(
-    audio: np.ndarray, visual: np.ndarray, *, aggregation: Aggregation, counts: np.ndarray | None
-) -> np.ndarray:
-    """float32 (C,): the diagonal of `pair_similarity`, without the rest of it."""
-    sounds, pictures = _padded(audio, counts), _padded(visual, counts)
-    if aggregation == "mean":
-        sounds, pictures = sounds.averaged(), pictures.averaged()
-    if aggregation == "max":
-        cosines = sounds.windows @ pictures.windows.transpose(1, 2)  # (C, F, F)
-        gone = sounds.missing[:, :, None] | pictures.missing[:, None, :]
-        return cosines.masked_fill(gone, -torch.inf).amax(dim=(1, 2)).numpy()
-    cosines = (sounds.windows * pictures.windows).sum(dim=2)  # (C, F)
-    if aggregation == "diagonal_max":
-        return cosines.masked_fill(sounds.missing, -torch.inf).amax(dim=1).numpy()
-    return (cosines.sum(dim=1) / sounds.counts).numpy()
+def median_rank(found: Ranks, *, ties: Ties = "fair") -> float:
+    """Median over the queries of the expected rank, from 1; `ties="published"`: over all places of all ties."""
+    if ties == "fair":
+        return float(np.median(found.expected))
+    sizes = found.num_tied + found.num_right
+    places = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return float(np.median(np.repeat(found.num_ahead, sizes) + places + 1)) if len(places) else float("nan")
 
 
 # --- intervals -----------------------------------------------------------------------------------------------------
@@ -377,43 +206,3 @@ def _per_class(
         if truth.any() and not (needs_negative and truth.all()):
             values[column] = metric(truth, score[:, column])
     return values
-
-
-# --- where in the picture ------------------------------------------------------------------------------------------
-
-
-def box_mask(box: Sequence[float], height: int, width: int) -> np.ndarray:
-    """bool (height, width): the pixels whose centre lies in `box` (x0, y0, x1, y1 as fractions of the picture).
-
-    A box too small to hold a pixel centre is the one pixel under its middle.
-    """
-    left, top, right, bottom = box
-    rows = (np.arange(height) + 0.5) / height
-    columns = (np.arange(width) + 0.5) / width
-    mask = ((rows >= top) & (rows < bottom))[:, None] & ((columns >= left) & (columns < right))[None, :]
-    if not mask.any():
-        row = int(np.clip((top + bottom) / 2 * height, 0, height - 1))
-        mask[row, int(np.clip((left + right) / 2 * width, 0, width - 1))] = True
-    return mask
-
-
-def cut_to_area(heat: np.ndarray, num_pixels: int) -> np.ndarray:
-    """float64 (H, W): 1 for the `num_pixels` hottest pixels, 0 elsewhere; pixels tied at the edge share what is left.
-
-    So a map that is the same everywhere selects every pixel a little, not the upper left corner.
-    """
-    edge = np.partition(heat.ravel(), heat.size - num_pixels)[heat.size - num_pixels]
-    hotter, level = heat > edge, heat == edge
-    return hotter + level * ((num_pixels - hotter.sum()) / level.sum())
-
-
-def overlap_with_box(heat: np.ndarray, mask: np.ndarray) -> float:
-    """Intersection over union of `mask` and the hottest part of `heat` of the same area, both (H, W)."""
-    area = int(mask.sum())
-    inside = float(cut_to_area(heat, area)[mask].sum())
-    return inside / (2 * area - inside)
-
-
-def points_into(heat: np.ndarray, mask: np.ndarray) -> float:
-    """1 where the hottest pixel of `heat` lies in `mask`, else 0; the share that does where several are hottest."""
-    return float(mask[heat == heat.max()].mean())

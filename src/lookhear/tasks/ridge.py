@@ -19,7 +19,8 @@ from lookhear.data.preprocess import log_mel
 from lookhear.data.windows import cut_windows
 from lookhear.errors import ConfigError, StoreError
 from lookhear.progress import Progress, quiet
-from lookhear.tasks.metrics import pair_similarity, ranks
+from lookhear.tasks.metrics import ranks
+from lookhear.tasks.similarity import pair_similarity
 from lookhear.tasks.windows import WindowCut, WindowEmbeddings, cut_clip, read_clip_windows, stack_windows
 
 if TYPE_CHECKING:
@@ -284,7 +285,7 @@ def _features(
         windows = cut_windows(embedder.preprocess.config, cut.clip, cut.start_seconds)
         for row in np.flatnonzero(windows.has_sound & windows.has_picture):
             pictures.append(_small_grey(torch.from_numpy(windows.frames[row]).unflatten(0, (-1, 3)), config))
-            sounds.append(_pooled_log_mel(torch.from_numpy(windows.waveform[row]), embedder, config))
+            sounds.append(_pooled_log_mel(torch.from_numpy(windows.sound[row]), embedder, config))
             owner.append(number)
     return WindowFeatures(pictures=np.stack(pictures), sounds=np.stack(sounds), clip=np.array(owner))
 

@@ -1,17 +1,27 @@
-"""The windows that are judged: K disjoint windows of each clip of a store, cut once, embedded once, used by all tasks.
+"""The windows that are judged: K windows of each clip of a store, cut once, embedded once, used by all tasks.
 
 C clips, F windows a clip (the most that any has), E width of an embedding.
 """
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
+from lookhear.data.dataset import paired_span
 from lookhear.data.preprocess import check_store
-from lookhear.data.sampling import disjoint_windows, frame_times, nearest_frames, num_disjoint
+from lookhear.data.sampling import (
+    HOP_SECONDS,
+    PADDED_FRAMES,
+    disjoint_windows,
+    frame_times,
+    nearest_frames,
+    num_disjoint,
+    published_pairs,
+)
+from lookhear.data.windows import cut_windows
 from lookhear.errors import StoreError
 from lookhear.media.clip import Clip
 from lookhear.progress import Progress, quiet
@@ -19,6 +29,10 @@ from lookhear.progress import Progress, quiet
 if TYPE_CHECKING:
     from lookhear.data.store import Store, StoredClip
     from lookhear.embedder import Embedder
+
+# timestamps: disjoint windows, each with the pictures inside it; published: CAV-MAE Sync's; clip: CAV-MAE's
+Pairs = Literal["timestamps", "published", "clip"]
+NUM_PAIRS = 16  # of a clip, as published
 
 
 class Truth(Protocol):
@@ -61,7 +75,7 @@ class WindowCut:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WindowEmbeddings:
-    """The disjoint windows of every clip that has both sound and picture, embedded."""
+    """The windows of every clip that has both sound and picture, embedded."""
 
     clip_ids: tuple[str, ...]
     paths: tuple[str, ...]  # of the files that the clips were cut from
@@ -73,6 +87,7 @@ class WindowEmbeddings:
     hashes: tuple[str, ...]  # sha256 of what was judged of each clip: its sound, and the frames that were looked at
     window_seconds: float
     left_out: tuple[LeftOut, ...]
+    pairs: Pairs = "timestamps"
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -94,20 +109,34 @@ def embed_windows(
     *,
     num_windows: int | None = None,
     indices: Iterable[int] | None = None,
+    pairs: Pairs = "timestamps",
     progress: Progress = quiet,
 ) -> WindowEmbeddings:
     """Embeds the disjoint windows of the clips `indices` of `store` (None: all), at most `num_windows` of each.
 
     None takes as many as fit without overlap (one for a clip shorter than a window). Clips that lack sound or
     picture, be it in one window only, are left out with a reason. Raises StoreError when nothing is left.
+
+    `pairs="published"`: instead the windows and pictures of CAV-MAE Sync (`sampling.published_pairs`), `num_windows`
+    (None: 16) of each clip; windows that several pictures share are embedded once. `pairs="clip"`: the one of CAV-MAE,
+    a window that begins with the clip and the picture at its middle. Clips that keep no picture near the wanted times
+    are left out. Both are of models with one picture a window; StoreError for others.
     """
     check_store(store, embedder.preprocess.config)
+    if pairs != "timestamps" and embedder.preprocess.config.frames_per_window != 1:
+        raise StoreError(
+            f"published pairs have one picture and this model looks at {embedder.preprocess.config.frames_per_window}; "
+            "judge it with pairs 'timestamps'"
+        )
     chosen = list(range(len(store)) if indices is None else indices)
     left_out: list[LeftOut] = []
     kept: list[_Embedded] = []
     for done, index in enumerate(chosen):
         progress(done, len(chosen), "embedding windows")
-        found = _embed_clip(embedder, store, index, num_windows)
+        if pairs == "timestamps":
+            found = _embed_clip(embedder, store, index, num_windows)
+        else:
+            found = _embed_pairs(embedder, store, index, 1 if pairs == "clip" else num_windows or NUM_PAIRS, pairs)
         if isinstance(found, LeftOut):
             left_out.append(found)
         else:
@@ -127,6 +156,7 @@ def embed_windows(
         hashes=tuple(clip.digest for clip in kept),
         window_seconds=embedder.window_seconds,
         left_out=tuple(left_out),
+        pairs=pairs,
     )
 
 
@@ -145,18 +175,57 @@ def _embed_clip(embedder: "Embedder", store: "Store", index: int, num_windows: i
     if isinstance(cut, LeftOut):
         return cut
     found = embedder.embed_clip(cut.clip, cut.start_seconds)
-    if found.audio is None or found.visual is None:
+    return _embedded(cut, found.audio, found.visual)
+
+
+def _embed_pairs(
+    embedder: "Embedder", store: "Store", index: int, num_pairs: int, pairs: Pairs
+) -> "_Embedded | LeftOut":
+    """Sound windows and pictures of their own times: each distinct window once, then one for each picture."""
+    stored, config = store.clips[index], embedder.preprocess.config
+    if shared_span(stored) is None:
+        return LeftOut(clip_id=stored.clip_id, reason=_NOT_TOGETHER)
+    if pairs == "clip":
+        inverse, starts = np.zeros(1, dtype=np.int64), np.zeros(1)
+        seen_seconds = np.array([min(stored.end_seconds - stored.start_seconds, embedder.window_seconds) / 2])
+        near = embedder.window_seconds / 4
+    else:
+        published = published_pairs(num_pairs, config.audio_frames)
+        inverse, starts = published.inverse, published.unique_starts * HOP_SECONDS
+        seen_seconds, near = published.frame_seconds, PADDED_FRAMES * HOP_SECONDS / num_pairs / 2
+    times = stored.start_seconds + seen_seconds
+    which = nearest_frames(stored.frame_seconds, times)
+    if np.abs(stored.frame_seconds[which] - times).max() > near + 1e-6:
+        return LeftOut(clip_id=stored.clip_id, reason=f"keeps no picture within {near:.2f} s of one that is wanted")
+    clip = _read_frames(store, index, which)
+    heard = cut_windows(config, replace(clip, frames=None, frame_seconds=np.zeros(0)), clip.start_seconds + starts)
+    places = np.searchsorted(clip.frame_seconds, stored.frame_seconds[which])
+    shown = cut_windows(
+        config, replace(clip, waveform=None), times, frames=[places[i : i + 1] for i in range(len(times))]
+    )
+    audio, visual = embedder.embed_windows(heard).audio, embedder.embed_windows(shown).visual
+    cut = WindowCut(
+        index=index, clip_id=stored.clip_id, start_seconds=(clip.start_seconds + starts)[inverse], clip=clip
+    )
+    return _embedded(cut, None if audio is None else audio[inverse], visual)
+
+
+def _embedded(cut: WindowCut, audio: np.ndarray | None, visual: np.ndarray | None) -> "_Embedded | LeftOut":
+    if audio is None or visual is None:
         return LeftOut(clip_id=cut.clip_id, reason="the model embeds only one of sound and picture")
-    if not (np.isfinite(found.audio).all() and np.isfinite(found.visual).all()):
+    if not (np.isfinite(audio).all() and np.isfinite(visual).all()):
         return LeftOut(clip_id=cut.clip_id, reason="a window of it has no sound or no picture")
     return _Embedded(
         clip_id=cut.clip_id,
-        index=index,
+        index=cut.index,
         start_seconds=cut.start_seconds,
-        audio=found.audio,
-        visual=found.visual,
+        audio=audio,
+        visual=visual,
         digest=_digest(cut.clip),
     )
+
+
+_NOT_TOGETHER = "has no sound and picture at the same time"
 
 
 def cut_clip(
@@ -168,9 +237,9 @@ def cut_clip(
     silence, where the clip is shorter than a window.
     """
     stored = store.clips[index]
-    span = _shared_span(stored)
+    span = shared_span(stored)
     if span is None:
-        return LeftOut(clip_id=stored.clip_id, reason="has no sound and picture at the same time")
+        return LeftOut(clip_id=stored.clip_id, reason=_NOT_TOGETHER)
     fitting = num_disjoint(*span, embedder.window_seconds)
     starts = np.array([span[0]])
     if fitting:
@@ -180,23 +249,33 @@ def cut_clip(
     return WindowCut(index=index, clip_id=stored.clip_id, start_seconds=starts, clip=clip)
 
 
-def _shared_span(stored: "StoredClip") -> tuple[float, float] | None:
+def shared_span(stored: "StoredClip") -> tuple[float, float] | None:
     """The range in which `stored` has both sound and picture, None where it has not."""
-    if stored.picture_span is None or stored.sound_span is None or not (stored.has_picture and stored.has_sound):
-        return None
-    start = max(stored.picture_span[0], stored.sound_span[0])
-    end = min(stored.picture_span[1], stored.sound_span[1])
-    return (start, end) if end > start else None
+    start, end = paired_span(stored)
+    return (start, end) if end > start and stored.has_picture and stored.has_sound else None
 
 
-def read_clip_windows(embedder: "Embedder", store: "Store", index: int, starts: Iterable[float]) -> Clip:
-    """A stored clip as a `Clip` that holds its sound and those frames that the windows at `starts` (seconds) show."""
+def read_clip_windows(
+    embedder: "Embedder", store: "Store", index: int, starts: Iterable[float], *, picture: bool = True
+) -> Clip:
+    """A stored clip as a `Clip` that holds its sound and those frames that the windows at `starts` (seconds) show.
+
+    Without `picture`, no frames.
+    """
+    stored = store.clips[index]
+    if not (picture and stored.has_picture):
+        return _read_frames(store, index, None)
+    per_window = embedder.preprocess.config.frames_per_window
+    wanted = np.concatenate([frame_times(start, embedder.window_seconds, per_window) for start in starts])
+    return _read_frames(store, index, nearest_frames(stored.frame_seconds, wanted))
+
+
+def _read_frames(store: "Store", index: int, which: np.ndarray | None) -> Clip:
+    """The sound of a stored clip, and its frames `which` (in order, each once); None: no frames."""
     stored = store.clips[index]
     frames, frame_seconds = None, np.zeros(0)
-    if stored.has_picture:
-        per_window = embedder.preprocess.config.frames_per_window
-        wanted = np.concatenate([frame_times(start, embedder.window_seconds, per_window) for start in starts])
-        which = np.unique(nearest_frames(stored.frame_seconds, wanted))
+    if which is not None:
+        which = np.unique(which)
         frames, frame_seconds = store.frames(index, which.tolist()), stored.frame_seconds[which]
     return Clip(
         start_seconds=stored.start_seconds,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from lookhear.training.journal import Journal
 from lookhear.training.optim import OptimConfig, clip_gradients, learning_rate, set_learning_rate
 from lookhear.training.resume import State, newest_checkpoint, open_run_folder, save_state, start_or_resume
 from lookhear.training.run import Run
+from lookhear.training.selection import Best, better_of, check_choice
 
 # Takes the model (in eval mode) and its preprocessing; returns numbers by name, for the journal.
 Evaluator = Callable[[nn.Module, PreprocessConfig], Mapping[str, float]]
@@ -58,6 +59,8 @@ class TrainSummary:
     """clips that could not be learned from, and why"""
     seconds: float
     """wall time of this call"""
+    best: Best | None = None
+    """the best step, where the run chooses one"""
 
     @property
     def finished(self) -> bool:
@@ -81,14 +84,23 @@ def train(
     clips than a batch, the disk is full, or the loss is no longer a number; the newest checkpoint is whole then.
     """
     run.check()
+    check_choice(run.select, evaluators or ())
     begun = time.monotonic()
     device = pick_device(run.device)
     with distributed.process_group(device), _sigterm() as terminated:
         preprocess = Preprocess(open_run_folder(run, store, folder))
         dataset = _open_dataset(run, store, preprocess.config)
-        state = start_or_resume(run, folder, device, num_instances=len(store), num_classes=0)
+        state = start_or_resume(run, folder, device, num_instances=len(store), num_classes=dataset.num_classes)
         plan = _Plan.of(run, dataset, start=state.step, stop_after=stop_after)
-        keep = partial(save_state, run, state, folder, preprocess=preprocess.config, store_digest=store.digest)
+        keep = partial(
+            save_state,
+            run,
+            state,
+            folder,
+            preprocess=preprocess.config,
+            store_digest=store.digest,
+            labels=dataset.classes if run.num_classes else (),
+        )
         judge = partial(_evaluate, evaluators or {}, state.model, preprocess.config)
         with closing(_feed(run, dataset, plan)) as batches:
             journal = Journal(folder, writes=distributed.rank() == 0)
@@ -113,6 +125,7 @@ def train(
         clips=len(dataset),
         left_out=dataset.left_out,
         seconds=time.monotonic() - begun,
+        best=state.best,
     )
 
 
@@ -139,8 +152,9 @@ def _learn(
         epoch = plan.epoch(state.step)
         rate = plan.learning_rate(run.optim, state.step)
         set_learning_rate(state.optimizer, rate)
-        draws = Draws(seed=run.seed, epoch=epoch)
-        ready = augment(preprocess(batch.to(device)), run.augment, draws)
+        draws = Draws(seed=run.seed, epoch=epoch, step=state.step)
+        ready = preprocess(batch.to(device))
+        ready = augment(ready, run.augment, draws, masked_value=preprocess.config.normalised_zero)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             result = trained(ready, draws)
         state.optimizer.zero_grad(set_to_none=True)
@@ -149,12 +163,16 @@ def _learn(
         state.optimizer.step()
         state.objective.after_step()
         state.step += 1
+        if state.average is not None and plan.epoch(state.step) > epoch:
+            state.average.add(state.model, epoch=epoch + 1)
 
         record = _record(result, step=state.step, epoch=epoch, rate=rate, norm=norm)
-        if plan.is_due(run.evaluate_every, state.step, end=plan.total):
+        judging = plan.is_due(run.evaluate_every, state.step, end=plan.total)
+        if judging:
             record |= judge()
+            state.best = _choose(run, state, record)
         journal.add(record)
-        saving = plan.is_due(run.checkpoint_every, state.step, end=plan.last)
+        saving = plan.is_due(run.checkpoint_every, state.step, end=plan.last) or (judging and run.select is not None)
         looking = saving or plan.is_due(run.journal_every, state.step, end=plan.last)
         stopping = _agreed(stop, device, now=looking)
         if looking or stopping:
@@ -193,8 +211,9 @@ class _Plan:
     def learning_rate(self, config: OptimConfig, step: int) -> float:
         return learning_rate(config, step=step, total_steps=self.total, steps_per_epoch=self.steps_per_epoch)
 
-    def is_due(self, every: int | None, step: int, *, end: int) -> bool:
-        """Whether something done every `every` steps, and at the end, is done after `step` steps."""
+    def is_due(self, every: int | Literal["epoch"] | None, step: int, *, end: int) -> bool:
+        """Whether something done every `every` steps (or epoch), and at the end, is done after `step` steps."""
+        every = self.steps_per_epoch if every == "epoch" else every
         return step == end or (every is not None and step % every == 0)
 
 
@@ -245,7 +264,6 @@ class _Clock:
 
 
 def _open_dataset(run: Run, store: Store, preprocess: PreprocessConfig) -> WindowDataset:
-    indices = None if run.data.split is None else store.clips_in_split(run.data.split)
     if run.data.batch_size % distributed.world_size():
         raise UserError(
             f"data.batch_size is {run.data.batch_size}, which {distributed.world_size()} processes cannot share "
@@ -255,9 +273,15 @@ def _open_dataset(run: Run, store: Store, preprocess: PreprocessConfig) -> Windo
         store,
         preprocess,
         windows_per_clip=run.data.windows_per_clip,
-        indices=indices,
+        indices=run.data.clips_of(store),
         seed=run.seed,
         mode=run.data.windows,
+        pairs_per_clip=run.data.pairs_per_clip,
+        classes=run.data.classes or None,
+        modalities=run.modalities,
+        labelled=run.num_classes > 0,
+        sampling=run.data.sampling,
+        mixup=run.augment.mixup,
     )
 
 
@@ -308,6 +332,13 @@ def _evaluate(evaluators: Mapping[str, Evaluator], model: nn.Module, preprocess:
         model.train()
     distributed.barrier()
     return {"evaluation": results}
+
+
+def _choose(run: Run, state: State, record: Mapping[str, Any]) -> Best | None:
+    """The best step so far; on rank 0, which evaluates and saves."""
+    if run.select is None or distributed.rank() != 0:
+        return state.best
+    return better_of(state.best, run.select, record.get("evaluation", {}), step=state.step)
 
 
 def _agreed(stop: threading.Event, device: torch.device, *, now: bool) -> bool:

@@ -41,6 +41,10 @@ class OptimConfig:
     """what a cut multiplies the learning rate by"""
     clip_norm: float | None = None
     """gradients are scaled down to this norm; null: never"""
+    head_ratio: float = 1.0
+    """learning rate of a classifier's head as a multiple of the encoder's"""
+    freeze: Literal["none", "encoder"] = "none"
+    """encoder: only the head of a classifier is trained (a linear probe)"""
 
     def __post_init__(self) -> None:
         problems = []
@@ -52,6 +56,8 @@ class OptimConfig:
             problems.append(f"betas are {self.betas}; each must be at least 0 and below 1")
         if self.step_from < 1 or self.step_every < 1:
             problems.append("step_from and step_every must be at least 1")
+        if self.head_ratio < 0 or not math.isfinite(self.head_ratio):
+            problems.append(f"head_ratio is {self.head_ratio}; it must be 0 or more")
         if self.clip_norm is not None and self.clip_norm <= 0:
             problems.append(f"clip_norm is {self.clip_norm}; it must be above 0, or null for no clipping")
         if problems:
@@ -78,22 +84,44 @@ def learning_rate(config: OptimConfig, *, step: int, total_steps: int, steps_per
 
 
 def build_optimizer(config: OptimConfig, modules: Iterable[nn.Module]) -> torch.optim.Optimizer:
-    """Adam over every parameter of `modules` that asks for a gradient, in two groups: decayed and not.
+    """Adam over every parameter of `modules` that asks for a gradient, in up to four groups: decayed or not, of a
+    classifier's head or not.
 
     One fused call a step where the device has it. A parameter that never gets a gradient is never touched, not even
     by weight decay.
     """
+    modules = list(modules)
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    decayed = [p for p in parameters if config.decay_vectors or _is_matrix(p)]
-    kept = [p for p in parameters if not (config.decay_vectors or _is_matrix(p))]
-    groups = [
-        {"params": group, "weight_decay": decay}
-        for group, decay in ((decayed, config.weight_decay), (kept, 0.0))
-        if group
-    ]
+    heads = {id(p) for module in modules for p in _head(module)}
+    groups = []
+    for in_head, ratio in ((False, 1.0), (True, config.head_ratio)):
+        own = [p for p in parameters if (id(p) in heads) == in_head]
+        decayed = [p for p in own if config.decay_vectors or _is_matrix(p)]
+        kept = [p for p in own if not (config.decay_vectors or _is_matrix(p))]
+        groups += [
+            {"params": group, "weight_decay": decay, "ratio": ratio}
+            for group, decay in ((decayed, config.weight_decay), (kept, 0.0))
+            if group
+        ]
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
     return kind(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=fused)
+
+
+def freeze_encoder(config: OptimConfig, model: nn.Module) -> None:
+    """Where `config` says so, takes every parameter but those of the head out of training."""
+    if config.freeze == "encoder":
+        heads = {id(p) for p in _head(model)}
+        if not heads:
+            raise ConfigError(f"optim.freeze needs a model with a head of its own, not a {type(model).__name__}")
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.requires_grad and id(parameter) in heads)
+
+
+def _head(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a classifier's head; none for any other module."""
+    ask = getattr(module, "head_parameters", None)
+    return [] if ask is None else list(ask())
 
 
 def _is_matrix(parameter: Tensor) -> bool:
@@ -102,9 +130,9 @@ def _is_matrix(parameter: Tensor) -> bool:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Gives every group the learning rate `value`."""
+    """Gives every group the learning rate `value`, times the ratio of the group."""
     for group in optimizer.param_groups:
-        group["lr"] = value
+        group["lr"] = value * group["ratio"]
 
 
 def clip_gradients(modules: Iterable[nn.Module], max_norm: float) -> Tensor:

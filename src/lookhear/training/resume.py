@@ -1,9 +1,12 @@
 """The run folder: what a run is, where it stands, and how it goes on after a kill.
 
     run.json                        format number, the run, the data it learns from, the preprocessing as measured
+    initial.json                    what the model took from the weights it started from, where the run names some
     journal.jsonl, speed.jsonl      see journal.py
     checkpoints/step-N/model.safetensors    the model after N steps, which `lookhear.load` reads
-    checkpoints/step-N/state/training.pt    optimiser and objective, which only resuming reads
+    checkpoints/step-N/state/training.pt    optimiser, objective and sums of weights, which only resuming reads
+    checkpoints/average/model.safetensors   the mean over epochs, where the run asks for one, from the last of them on
+    best.json                       the best step, by the number that the run chooses by
 
 A checkpoint folder appears whole or not at all.
 """
@@ -11,6 +14,7 @@ A checkpoint folder appears whole or not at all.
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,15 +28,20 @@ from lookhear.config import difference, from_dict, to_dict
 from lookhear.data.preprocess import PreprocessConfig, measure_statistics
 from lookhear.data.store import Store
 from lookhear.errors import CheckpointError, UserError
-from lookhear.models.checkpoint import MODELS, load_checkpoint, save_checkpoint
+from lookhear.models.checkpoint import AVERAGE_NAME, BEST_NAME, MODELS, load_checkpoint, save_checkpoint
+from lookhear.models.initial import initialise_from
 from lookhear.objectives.step import Objective
+from lookhear.training.average import WeightAverage
 from lookhear.training.journal import JOURNAL, SPEED, cut_back
-from lookhear.training.optim import build_optimizer
+from lookhear.training.optim import build_optimizer, freeze_encoder
 from lookhear.training.run import OPERATIONAL, Run, model_kind
+from lookhear.training.selection import Best
 
 FORMAT = 1
 _CHECKPOINTS = "checkpoints"
 _MODEL = "model.safetensors"
+INITIAL = "initial.json"
+AVERAGE = Path(_CHECKPOINTS) / AVERAGE_NAME / _MODEL
 _STATE = Path("state") / "training.pt"
 
 
@@ -44,6 +53,8 @@ class State:
     objective: Objective
     optimizer: torch.optim.Optimizer
     step: int  # how many are done
+    average: WeightAverage | None = None  # of the ends of epochs, where the run wants one
+    best: Best | None = None  # where the run chooses one
 
     @property
     def parts(self) -> tuple[nn.Module, nn.Module]:
@@ -65,8 +76,7 @@ def open_run_folder(run: Run, store: Store, folder: Path) -> PreprocessConfig:
             raise UserError(f"cannot make the run folder {folder}: {error.strerror or error}") from None
         preprocess = run.preprocess
         if run.data.measure_statistics:
-            chosen = None if run.data.split is None else store.clips_in_split(run.data.split)
-            preprocess = measure_statistics(store, preprocess, seed=run.seed, indices=chosen)
+            preprocess = measure_statistics(store, preprocess, seed=run.seed, indices=run.data.clips_of(store))
         values = {
             "format": FORMAT,
             "run": run.to_dict(),
@@ -110,12 +120,19 @@ def read_run(folder: Path) -> Run:
 
 
 def start_or_resume(run: Run, folder: Path, device: torch.device, *, num_instances: int, num_classes: int) -> State:
-    """The state after the newest checkpoint in `folder`, or a new one; the journal is cut back to it."""
+    """The state after the newest checkpoint in `folder`, or a new one; the journal is cut back to it.
+
+    A new one starts from `run.initial`, if that names weights; a resumed one does not look at them again.
+    """
     newest = newest_checkpoint(folder)
     if newest is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed)
             model = MODELS[model_kind(run.model)][1](run.model)
+        if run.initial is not None:
+            taken = initialise_from(model, run.initial)
+            if distributed.rank() == 0:
+                _write_text(folder / INITIAL, json.dumps(to_dict(taken), indent=2) + "\n")
     else:
         model = load_checkpoint(newest / _MODEL).model
     with torch.random.fork_rng(devices=[]):
@@ -123,7 +140,14 @@ def start_or_resume(run: Run, folder: Path, device: torch.device, *, num_instanc
         objective = run.objective.build(model, num_instances=num_instances, num_classes=num_classes)
     model.to(device).train()
     objective.to(device).train()
-    state = State(model=model, objective=objective, optimizer=build_optimizer(run.optim, [model, objective]), step=0)
+    freeze_encoder(run.optim, model)
+    state = State(
+        model=model,
+        objective=objective,
+        optimizer=build_optimizer(run.optim, [model, objective]),
+        step=0,
+        average=None if run.average_epochs is None else WeightAverage(*run.average_epochs),
+    )
     if newest is not None:
         _load_state(state, newest / _STATE, device)
     if distributed.rank() == 0:
@@ -145,10 +169,16 @@ def _load_state(state: State, path: Path, device: torch.device) -> None:
     state.optimizer.load_state_dict(saved["optimizer"])
     state.objective.load_state_dict(saved["objective"])
     state.step = saved["step"]
+    if state.average is not None:
+        state.average.load_state_dict(saved["average"])
+    if saved["best"] is not None:
+        state.best = Best(**saved["best"])
 
 
-def save_state(run: Run, state: State, folder: Path, *, preprocess: PreprocessConfig, store_digest: str) -> Path:
-    """Writes a checkpoint of `state`, then removes those that `run.keep_checkpoints` does not keep.
+def save_state(
+    run: Run, state: State, folder: Path, *, preprocess: PreprocessConfig, store_digest: str, labels: Sequence[str]
+) -> Path:
+    """Writes a checkpoint of `state`, then removes those that `run.keep_checkpoints` does not keep; the best stays.
 
     Raises UserError where the disk is full or a weight is no longer a number; older checkpoints stay.
     """
@@ -159,17 +189,30 @@ def save_state(run: Run, state: State, folder: Path, *, preprocess: PreprocessCo
         shutil.rmtree(beside, ignore_errors=True)
         try:
             (beside / _STATE).parent.mkdir(parents=True)
-            extra = {"run": run.name, "step": state.step, "store": store_digest}
-            save_checkpoint(beside / _MODEL, state.model, preprocess=to_dict(preprocess), extra=extra)
+            extra: dict[str, Any] = {"run": run.name, "step": state.step, "store": store_digest}
+            extra["objective"] = run.to_dict()["objective"]  # what the decoder's predictions mean
+            if run.initial is not None:
+                extra["started_from"] = Path(run.initial).name  # a path of this machine is nobody else's
+            kept = {"preprocess": to_dict(preprocess), "labels": labels}
+            save_checkpoint(beside / _MODEL, state.model, extra=extra, **kept)
             saved = {
                 "step": state.step,
                 "optimizer": state.optimizer.state_dict(),
                 "objective": state.objective.state_dict(),
+                "average": None if state.average is None else state.average.state_dict(),
+                "best": None if state.best is None else to_dict(state.best),
             }
             with (beside / _STATE).open("wb") as file:
                 torch.save(saved, file)
                 file.flush()
                 os.fsync(file.fileno())
+            # before the checkpoint appears: a run that is killed in between does this step again, and these with it
+            if state.average is not None and state.average.is_complete:
+                extra |= {"epochs_averaged": state.average.count}
+                mean = state.average.mean(state.model)
+                save_checkpoint(folder / AVERAGE, state.model, extra=extra, tensors=mean, **kept)
+            if state.best is not None:
+                _write_text(folder / BEST_NAME, json.dumps(to_dict(state.best), indent=2) + "\n")
             beside.replace(target)
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(beside, ignore_errors=True)
@@ -177,7 +220,7 @@ def save_state(run: Run, state: State, folder: Path, *, preprocess: PreprocessCo
                 f"the checkpoint of step {state.step} could not be written to {target.parent} ({error}); "
                 "the one before it is whole: make room and run the same command again"
             ) from error
-        _prune(folder, run.keep_checkpoints)
+        _prune(folder, run.keep_checkpoints, best=state.best)
     distributed.barrier()
     return target
 
@@ -197,9 +240,10 @@ def _step_folder(folder: Path, step: int) -> Path:
     return folder / _CHECKPOINTS / f"step-{step}"
 
 
-def _prune(folder: Path, keep: int) -> None:
+def _prune(folder: Path, keep: int, *, best: Best | None) -> None:
     for old in _checkpoints(folder)[:-keep] if keep else []:
-        shutil.rmtree(old, ignore_errors=True)
+        if best is None or old != _step_folder(folder, best.step):
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _require_finite(state: State) -> None:

@@ -4,9 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 from lookhear.config import from_dict, nearest, to_dict
 from lookhear.data.augment import AugmentConfig
+from lookhear.data.dataset import Modalities, Sampling, WindowMode
 from lookhear.data.preprocess import PreprocessConfig
+from lookhear.data.store import Store
 from lookhear.device import Dtype
 from lookhear.errors import ConfigError
 from lookhear.models.checkpoint import MODELS
@@ -15,6 +19,8 @@ from lookhear.training.optim import OptimConfig
 
 MODEL_CONFIGS = {name: config for name, (config, _) in MODELS.items()}
 # Settings that change where and how a run computes, not what it learns: they may differ when it is resumed.
+# Splits on which no checkpoint may be chosen.
+TEST_SPLITS = frozenset({"test", "eval", "evaluation"})
 OPERATIONAL = frozenset({"device", "data.num_workers", "checkpoint_every", "keep_checkpoints", "journal_every"})
 
 
@@ -26,10 +32,19 @@ class DataConfig:
     """clips in a step, over all processes"""
     windows_per_clip: int = 1
     """windows of each clip in a step"""
-    windows: Literal["random", "disjoint"] = "random"
-    """where they lie: anywhere, or not overlapping one another"""
-    split: str | None = None
-    """only clips of this split of the store; null: all"""
+    windows: WindowMode = "random"
+    """where they lie: anywhere; not overlapping one another; published: around pictures at fixed places of the clip"""
+    pairs_per_clip: int = 16
+    """pictures of a clip, with their windows, that windows=published chooses from; 10 in CAV-MAE, 16 in Sync"""
+    split: str | tuple[str, ...] | None = None
+    """only clips of this split of the store, or of these; null: all"""
+    validation_split: str | None = None
+    """split of the store that fine-tuning is judged on as it goes, to choose a checkpoint; never the test set"""
+    classes: tuple[str, ...] = ()
+    """labels in the order of a classifier's outputs; empty: all of the chosen clips, sorted"""
+    sampling: Sampling = "shuffle"
+    """shuffle: every clip once an epoch; balanced: drawn with replacement, those with rare labels more often;
+    weighted: the same by the weights that the list of clips came with"""
     measure_statistics: bool = False
     """measure mean and deviation of the log-mel on the store, instead of preprocess.audio_mean and audio_std"""
     num_workers: int = 2
@@ -38,6 +53,30 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.windows_per_clip < 1 or self.num_workers < 0:
             raise ConfigError("batch_size and windows_per_clip must be at least 1, num_workers at least 0")
+        if self.validation_split is not None:
+            self._check_validation(self.validation_split)
+
+    def _check_validation(self, name: str) -> None:
+        if name in TEST_SPLITS:
+            raise ConfigError(
+                f"data.validation_split is '{name}': a checkpoint chosen on the test set makes its score too good; "
+                "choose on a part of the training clips"
+            )
+        if self.split is None or name in self.splits:
+            raise ConfigError(
+                f"data.validation_split '{name}' would be learned from as well; name the other splits in data.split"
+            )
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names in `split`."""
+        return (self.split,) if isinstance(self.split, str) else self.split or ()
+
+    def clips_of(self, store: Store) -> np.ndarray | None:
+        """int64: the clips of `store` that are learned from, ascending; None for all of them."""
+        if self.split is None:
+            return None
+        return np.sort(np.concatenate([store.clips_in_split(name) for name in self.splits]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +91,8 @@ class Run:
     """from files to the model's input; saved in every checkpoint"""
     objective: Any
     """what is minimised: the configuration of one of OBJECTIVES"""
+    initial: str | None = None
+    """weights to start from: a checkpoint, run folder, published or vision MAE file, or fetched weights' name"""
     data: DataConfig = field(default_factory=DataConfig)
     """what a step is made of"""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -72,14 +113,19 @@ class Run:
     """steps between checkpoints; there is always one at the end"""
     keep_checkpoints: int = 2
     """the newest that are kept; 0: all"""
-    evaluate_every: int | None = None
-    """steps between evaluations; null: at the end only"""
+    evaluate_every: int | Literal["epoch"] | None = None
+    """steps between evaluations, or at the end of every epoch; null: at the end only"""
+    select: str | None = None
+    """number by which the best checkpoint is chosen and kept, such as validation.accuracy; null: none is"""
+    average_epochs: tuple[int, int] | None = None
+    """first and last epoch, from 1, whose weights are averaged into checkpoints/average; null: none"""
     journal_every: int = 10
     """steps between writes of the journal, and looks at whether the loss is still a number"""
 
     def __post_init__(self) -> None:
         counts = {"epochs": self.epochs, "checkpoint_every": self.checkpoint_every, "journal_every": self.journal_every}
-        counts |= {"steps": self.steps or 1, "evaluate_every": self.evaluate_every or 1}
+        every = self.evaluate_every if isinstance(self.evaluate_every, int) else 1
+        counts |= {"steps": self.steps or 1, "evaluate_every": every}
         problems = [f"{name} is {value}; it must be at least 1" for name, value in counts.items() if value < 1]
         for part, value, kinds in (("model", self.model, MODEL_CONFIGS), ("objective", self.objective, OBJECTIVES)):
             if type(value) not in kinds.values():
@@ -91,6 +137,7 @@ class Run:
 
     def check(self) -> None:
         """Raises ConfigError where the parts contradict each other (apart, so that `--set` may change them in turn)."""
+        sizes = getattr(self.model, "encoder", self.model)  # a classifier's are those of its encoder
         wanted = {
             "audio_frames": self.preprocess.audio_frames,
             "num_mel_bins": self.preprocess.num_mel_bins,
@@ -99,12 +146,31 @@ class Run:
             "picture_channels": 3 * self.preprocess.frames_per_window,
         }
         problems = [
-            f"model.{name} is {getattr(self.model, name)} but the preprocessing gives {value}"
+            f"{'model' if sizes is self.model else 'model.encoder'}.{name} is {getattr(sizes, name)} but the "
+            f"preprocessing gives {value}"
             for name, value in wanted.items()
-            if getattr(self.model, name) != value
+            if getattr(sizes, name) != value
         ]
+        if self.data.classes and self.num_classes not in (0, len(self.data.classes)):
+            problems.append(f"model.num_classes is {self.num_classes} but data.classes has {len(self.data.classes)}")
+        if self.average_epochs is not None:
+            first, last = self.average_epochs
+            if not 1 <= first <= last or (self.steps is None and last > self.epochs):
+                problems.append(f"average_epochs is {first} to {last}; the run has epochs 1 to {self.epochs}")
         if problems:
             raise ConfigError("; ".join(problems))
+
+    @property
+    def num_classes(self) -> int:
+        """Labels that the model tells apart; 0 where it does not classify."""
+        return int(getattr(self.model, "num_classes", 0))
+
+    @property
+    def modalities(self) -> Modalities:
+        """What the model reads in training, and so what a clip must have."""
+        mode = str(getattr(self.model, "mode", getattr(self.model, "modalities", "both")))
+        read: Modalities = mode.removesuffix("_of_both")  # type: ignore[assignment]
+        return read
 
     def to_dict(self) -> dict[str, Any]:
         """The run as JSON values; model and objective carry their name as `kind`."""

@@ -1,12 +1,14 @@
-"""What a decoding process does for a crawl: hash a file, decode a stretch of it, cut the windows.
+"""What a decoding process does for whoever embeds files: hash a file, decode a stretch of it, cut the windows.
 
 A stretch is some two minutes, so that a long file neither fills the memory of a process nor runs into its time limit.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lookhear.data.manifest import Status
 from lookhear.data.windows import WindowPlan, Windows
 from lookhear.errors import MediaError, reason_of
 from lookhear.media.decode import open_media
@@ -20,7 +22,7 @@ _HASH_BLOCK = 1 << 20
 class StretchJob:
     """One stretch of one file."""
 
-    rank: int  # of the file, in the crawl's list
+    rank: int  # of the file, in the list of whoever asks
     path: str
     plan: WindowPlan
     stretch: int
@@ -79,6 +81,40 @@ def decode_stretch(job: StretchJob) -> Decoded:
         num_pictures_lost=lost,
         windows=tuple(windows),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What became of a file, and why it is not simply ok."""
+
+    status: Status
+    reason: str
+
+
+def judge(
+    first: Decoded, *, problems: Sequence[str], num_pictures_lost: int, has_sound: bool, has_picture: bool
+) -> Verdict:
+    """What became of a file whose stretches are all decoded: `first` is that of the first one, the rest of all."""
+    losses = list(dict.fromkeys([*problems, *([first.refusal] if first.refusal else [])]))
+    if first.has_video and not has_picture:
+        losses.append("no picture could be decoded")
+    if first.has_audio and not has_sound:
+        losses.append("no sound could be decoded")
+    if num_pictures_lost and has_picture:
+        losses.append(f"{num_pictures_lost} of the pictures asked for could not be decoded")
+    remarks = [*first.remarks, *losses]
+    status: Status
+    if not has_sound and not has_picture:
+        return Verdict(status="refused", reason="; ".join(remarks) or "it has neither a picture nor a sound")
+    if losses:
+        status = "partial"
+    elif not has_picture:
+        status, remarks = "sound_only", remarks or ["no picture track"]
+    elif not has_sound:
+        status, remarks = "picture_only", remarks or ["no sound track"]
+    else:
+        status = "ok"
+    return Verdict(status=status, reason="; ".join(remarks))
 
 
 def hash_file(path: str | Path) -> str:

@@ -1,0 +1,159 @@
+"""Fine-tuning: a recipe fitted to the labels of a store, started from a pre-trained model, judged as it goes.
+
+n clips, K classes.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from lookhear.config import nearest, override
+from lookhear.data.dataset import WindowDataset, make_batches
+from lookhear.data.lists.classes import Classes, read_classes
+from lookhear.data.preprocess import Preprocess, PreprocessConfig
+from lookhear.data.store import Store
+from lookhear.device import pick_dtype
+from lookhear.errors import ConfigError, StoreError
+from lookhear.progress import Progress, quiet
+from lookhear.recipes.classifiers import as2m, as20k, esc10, finetune_tiny, vggsound
+from lookhear.tasks.metrics import average_precision
+from lookhear.training.loop import Evaluator, TrainSummary, train
+from lookhear.training.run import Run
+
+FINETUNE_RECIPES: dict[str, Callable[[], Run]] = {
+    "as20k": as20k,
+    "as2m": as2m,
+    "vggsound": vggsound,
+    "finetune_tiny": finetune_tiny,
+    "esc10": esc10,
+}
+VALIDATION = "validation"  # the evaluator's name in the journal
+
+
+def finetune(
+    name: str,
+    *,
+    store: str | Path,
+    folder: str | Path,
+    initial: str | Path | None = None,
+    labels: str | Path | None = None,
+    settings: Iterable[str] = (),
+    progress: Progress = quiet,
+) -> TrainSummary:
+    """Trains the recipe `name`, changed by `settings` (`a.b=value`), on the labels of a finished store.
+
+    `initial` is what the model starts from (see `models.initial.initialise_from`); None: from scratch. `labels` is a
+    label CSV (index, mid, display_name) that puts the classes in order; without it, and without data.classes, they
+    are the labels of the store, sorted. With data.validation_split every epoch is judged on that split, and the best
+    checkpoint is kept and named in best.json. On a run folder that exists it goes on where that stopped.
+
+    Raises ConfigError for an unknown recipe or a contradiction, StoreError for a store without labels.
+    """
+    if name not in FINETUNE_RECIPES:
+        raise ConfigError(f"no recipe to fine-tune '{name}'{nearest(name, FINETUNE_RECIPES)}")
+    opened = Store(store)
+    run = override(FINETUNE_RECIPES[name](), settings)
+    if initial is not None:
+        run = dataclasses.replace(run, initial=str(initial))
+    run = fit_to_labels(run, opened, None if labels is None else read_classes(labels))
+    evaluators = {} if run.data.validation_split is None else {VALIDATION: judge_split(run, opened)}
+    return train(run, opened, Path(folder), evaluators=evaluators, progress=progress)
+
+
+def fit_to_labels(run: Run, store: Store, listed: Classes | None = None) -> Run:
+    """`run` with classes, their number, a loss instead of auto, and a number to choose the best checkpoint by.
+
+    What `run` already says about classes, loss and choice stays. Raises StoreError where there is nothing to learn.
+    """
+    found = _labels_of(store, run.data.splits)
+    classes = run.data.classes or _in_order(found, listed)
+    known = frozenset(classes)
+    if not any(known.intersection(labels) for labels in found):
+        raise StoreError(
+            f"no clip of {store.path} has a label to learn; prepare it with --labels, or name others in data.classes"
+        )
+    objective = run.objective
+    if objective.loss == "auto":
+        several = any(len(known.intersection(labels)) > 1 for labels in found)
+        objective = dataclasses.replace(objective, loss="bce" if several else "ce")
+    run = dataclasses.replace(
+        run,
+        model=dataclasses.replace(run.model, num_classes=len(classes)),
+        objective=objective,
+        data=dataclasses.replace(run.data, classes=classes),
+    )
+    if run.data.validation_split is not None and run.select is None:
+        number = "mean_average_precision" if objective.loss == "bce" else "accuracy"
+        every = "epoch" if run.evaluate_every is None else run.evaluate_every
+        run = dataclasses.replace(run, select=f"{VALIDATION}.{number}", evaluate_every=every)
+    return run
+
+
+def _labels_of(store: Store, splits: Sequence[str]) -> list[tuple[str, ...]]:
+    """The labels of every file that is learned from."""
+    rows = [row for row in store.manifest if row.status != "refused"]
+    return [row.labels for row in rows if not splits or row.split in splits]
+
+
+def _in_order(found: Sequence[Sequence[str]], listed: Classes | None) -> tuple[str, ...]:
+    """The labels that were `found`, sorted; or all that are `listed`, as the store writes them: by name or by mid."""
+    labels = {label for own in found for label in own}
+    if listed is None:
+        return tuple(sorted(labels))
+    return listed.as_written(labels)
+
+
+def judge_split(run: Run, store: Store) -> Evaluator:
+    """An evaluator: accuracy and mean average precision on the validation split of `run`, one window a clip.
+
+    The window lies in the middle of its clip. Accuracy is the share of clips whose highest logit is one of their
+    labels; classes without a positive clip are left out of the mean. Both are quick numbers to choose by; the scores
+    to report come from `lookhear evaluate classification`. Raises StoreError where the split has no clip to judge on.
+    """
+    assert run.data.validation_split is not None
+    dataset = WindowDataset(
+        store,
+        run.preprocess,
+        indices=store.clips_in_split(run.data.validation_split),
+        seed=run.seed,
+        mode="disjoint",
+        classes=run.data.classes,
+        modalities=run.modalities,
+        labelled=True,
+    )
+
+    def judge(model: nn.Module, preprocess: PreprocessConfig) -> dict[str, float]:
+        logits, labels = _scores(model, dataset, Preprocess(preprocess), run)
+        right = np.take_along_axis(labels, logits.argmax(1)[:, None], axis=1) > 0
+        return {
+            "accuracy": float(right.mean()),
+            "mean_average_precision": float(np.nanmean(average_precision(labels, logits))),
+        }
+
+    return judge
+
+
+def _scores(model: nn.Module, dataset: WindowDataset, ready: Preprocess, run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """float32 (n, K) each: logits and labels of every clip."""
+    device = next(model.parameters()).device
+    dtype = pick_dtype(run.dtype, device)
+    logits, labels = [], []
+    for batch in make_batches(
+        dataset,
+        batch_size=run.data.batch_size,
+        epoch=0,
+        num_workers=run.data.num_workers,
+        shuffle=False,
+        drop_last=False,
+    ):
+        batch = ready(batch.to(device))
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            found = model(batch.audio, batch.frames).logits  # (B, 1, K)
+        assert batch.labels is not None
+        logits.append(found[:, 0].float().cpu())
+        labels.append(batch.labels.cpu())
+    return torch.cat(logits).numpy(), torch.cat(labels).numpy()
