@@ -35,9 +35,9 @@ from lookhear.embedder import Embedder
 from lookhear.errors import UserError
 from lookhear.models.checkpoint import MODELS, model_name
 from lookhear.recipes.finetune import finetune
-from lookhear.tasks.classification import evaluate_classification
+from lookhear.tasks.labels.classification import evaluate_classification
+from lookhear.tasks.labels.probes import linear_probe, pooled_features
 from lookhear.tasks.metrics import bootstrap_interval
-from lookhear.tasks.probes import linear_probe, pooled_features
 
 MANIFEST = "esc10_manifest.csv"
 Judge = Callable[[str], dict[str, Any]]  # from the name of the test fold to accuracy and number of clips

@@ -26,8 +26,8 @@ from lookhear.media.encode import write_sound
 from lookhear.media.probe import find_media
 from lookhear.models.checkpoint import save_checkpoint
 from lookhear.search.crawl import index
+from lookhear.tasks.matching.ridge import mean_log_mel
 from lookhear.tasks.metrics import bootstrap_interval
-from lookhear.tasks.ridge import mean_log_mel
 
 CUT_SECONDS = 2.0
 TOLERANCE_SECONDS = 1.0

@@ -52,9 +52,19 @@ def _check_setting(words: list[str], setting: str) -> None:
     from lookhear.data.prepare import PrepareConfig
     from lookhear.demo import DemoSettings
     from lookhear.media.scenes import SceneSettings
+    from lookhear.recipes.finetune import FINETUNE_RECIPES
+    from lookhear.study.cavmae import StudySettings
+    from lookhear.tasks.inpainting import InpaintConfig
 
-    configs: dict[str, Any] = {"prepare": PrepareConfig, "demo": DemoSettings, "scenes": SceneSettings}
-    config = RECIPES[words[1]]() if words[0] == "pretrain" else configs[words[0]]()
+    configs: dict[str, Any] = {
+        "prepare": PrepareConfig,
+        "demo": DemoSettings,
+        "scenes": SceneSettings,
+        "study": StudySettings,
+        "inpaint": InpaintConfig,
+    }
+    recipes = {"pretrain": RECIPES, "finetune": FINETUNE_RECIPES}
+    config = recipes[words[0]][words[1]]() if words[0] in recipes else configs[words[0]]()
     override(config, [setting])
 
 

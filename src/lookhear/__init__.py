@@ -39,16 +39,16 @@ if TYPE_CHECKING:
     from lookhear.search.crawl import index
     from lookhear.search.index import Index
     from lookhear.search.query import Hit
-    from lookhear.tasks.classification import evaluate_classification
     from lookhear.tasks.embed import embed
     from lookhear.tasks.inpainting import inpaint
-    from lookhear.tasks.localization import evaluate_localization
-    from lookhear.tasks.moments import LabelledMoment, classify
-    from lookhear.tasks.overlays import localize, localize_sound
-    from lookhear.tasks.probes import evaluate_probe
-    from lookhear.tasks.prompted import evaluate_prompted_segmentation
-    from lookhear.tasks.retrieval import evaluate_retrieval
-    from lookhear.tasks.sync import evaluate_sync
+    from lookhear.tasks.labels.classification import evaluate_classification
+    from lookhear.tasks.labels.moments import LabelledMoment, classify
+    from lookhear.tasks.labels.probes import evaluate_probe
+    from lookhear.tasks.localization.evaluation import evaluate_localization
+    from lookhear.tasks.localization.overlays import localize, localize_sound
+    from lookhear.tasks.localization.prompted import evaluate_prompted_segmentation
+    from lookhear.tasks.matching.retrieval import evaluate_retrieval
+    from lookhear.tasks.matching.sync import evaluate_sync
     from lookhear.tasks.vectors import read_embeddings
 
 __version__ = "0.1.0"
@@ -91,24 +91,24 @@ _HOMES = {
     "Embedder": "lookhear.embedder",
     "Hit": "lookhear.search.query",
     "Index": "lookhear.search.index",
-    "LabelledMoment": "lookhear.tasks.moments",
+    "LabelledMoment": "lookhear.tasks.labels.moments",
     "PublishedChoices": "lookhear.models.published",
     "Store": "lookhear.data.store",
-    "classify": "lookhear.tasks.moments",
+    "classify": "lookhear.tasks.labels.moments",
     "embed": "lookhear.tasks.embed",
-    "evaluate_classification": "lookhear.tasks.classification",
-    "evaluate_localization": "lookhear.tasks.localization",
-    "evaluate_prompted_segmentation": "lookhear.tasks.prompted",
-    "evaluate_probe": "lookhear.tasks.probes",
-    "evaluate_retrieval": "lookhear.tasks.retrieval",
-    "evaluate_sync": "lookhear.tasks.sync",
+    "evaluate_classification": "lookhear.tasks.labels.classification",
+    "evaluate_localization": "lookhear.tasks.localization.evaluation",
+    "evaluate_prompted_segmentation": "lookhear.tasks.localization.prompted",
+    "evaluate_probe": "lookhear.tasks.labels.probes",
+    "evaluate_retrieval": "lookhear.tasks.matching.retrieval",
+    "evaluate_sync": "lookhear.tasks.matching.sync",
     "fetch": "lookhear.models.fetch",
     "finetune": "lookhear.recipes.finetune",
     "index": "lookhear.search.crawl",
     "inpaint": "lookhear.tasks.inpainting",
     "load": "lookhear.embedder",
-    "localize": "lookhear.tasks.overlays",
-    "localize_sound": "lookhear.tasks.overlays",
+    "localize": "lookhear.tasks.localization.overlays",
+    "localize_sound": "lookhear.tasks.localization.overlays",
     "make_scenes": "lookhear.media.scenes",
     "prepare": "lookhear.data.prepare",
     "pretrain": "lookhear.recipes",

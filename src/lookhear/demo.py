@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from lookhear.media.scenes import SceneTruth
     from lookhear.report import Located
     from lookhear.search.query import Hit
-    from lookhear.tasks.localization import LocalizationResult
-    from lookhear.tasks.retrieval import RetrievalResult
+    from lookhear.tasks.localization.evaluation import LocalizationResult
+    from lookhear.tasks.matching.retrieval import RetrievalResult
 
 NO_TRUTH = "needs to know what happens in the videos; only made scenes come with the truth"
 
@@ -294,10 +294,10 @@ def _evaluate(
     say: Callable[[str], None],
     show_progress: ShowProgress,
 ) -> Measured:
-    from lookhear.tasks.retrieval import evaluate_retrieval
-    from lookhear.tasks.ridge import fit_ridge
-    from lookhear.tasks.similarity import pair_similarity
-    from lookhear.tasks.sync import evaluate_sync
+    from lookhear.tasks.matching.retrieval import evaluate_retrieval
+    from lookhear.tasks.matching.ridge import fit_ridge
+    from lookhear.tasks.matching.similarity import pair_similarity
+    from lookhear.tasks.matching.sync import evaluate_sync
     from lookhear.tasks.windows import embed_windows
 
     held_out = stores["held_out"]
@@ -338,8 +338,8 @@ def _localize(
 ) -> Places:
     from lookhear.media.decode import read_clip
     from lookhear.report import Located
-    from lookhear.tasks.localization import evaluate_localization
-    from lookhear.tasks.maps import heat_map
+    from lookhear.tasks.localization.evaluation import evaluate_localization
+    from lookhear.tasks.localization.maps import heat_map
 
     if library.truth:
         with show_progress("events") as progress:

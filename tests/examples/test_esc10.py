@@ -34,7 +34,7 @@ def esc10() -> ModuleType:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two strengths of regularisation instead of all."""
-    monkeypatch.setattr("lookhear.tasks.probes.REGULARISATIONS", (0.1, 1.0))
+    monkeypatch.setattr("lookhear.tasks.labels.probes.REGULARISATIONS", (0.1, 1.0))
 
 
 @pytest.fixture(scope="module")

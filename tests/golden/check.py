@@ -34,7 +34,8 @@ from lookhear.models.tokens import MaskConfig
 from lookhear.models.transformer import Stream
 from lookhear.objectives.cavmae import CAVMAEObjectiveConfig
 from lookhear.objectives.contrastive import info_nce
-from lookhear.tasks import metrics, similarity
+from lookhear.tasks import metrics
+from lookhear.tasks.matching import similarity
 
 MODEL_LIMIT, GRADIENT_LIMIT, ADAM_LIMIT, METRIC_LIMIT = 1e-5, 1e-6, 1e-4, 1e-6
 FBANK_LIMIT, CHIRP_LIMIT = 5e-4, 2e-2  # near the floor, a log-mel is float32 rounding noise

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lookhear.progress import Progress, quiet
+from lookhear.tasks.matching.similarity import Aggregation, pair_ranks
 from lookhear.tasks.metrics import median_rank, recall_at
-from lookhear.tasks.similarity import Aggregation, pair_ranks
 
 LOOP_CLIPS = 100  # of which the loop is measured
 _FAST: tuple[Aggregation, ...] = ("diagonal_mean", "diagonal_max", "mean")

@@ -35,7 +35,7 @@ class Classify:
         """Prints file, start, end, peak (seconds), score and label of every moment; 1 if a file could not be read."""
         from lookhear import embedder
         from lookhear.data.lists import read_classes
-        from lookhear.tasks.moments import classify
+        from lookhear.tasks.labels.moments import classify
 
         loaded = embedder.load(self.model)
         classes = read_classes(self.classes).names if self.classes else None

@@ -43,7 +43,7 @@ class EvaluateRetrieval:
         """Prints the figures."""
         from lookhear import embedder
         from lookhear.data.store import Store
-        from lookhear.tasks.retrieval import evaluate_retrieval
+        from lookhear.tasks.matching.retrieval import evaluate_retrieval
 
         with show_progress("clips") as progress:
             result = evaluate_retrieval(
@@ -82,7 +82,7 @@ class EvaluateSync:
         """Prints the figures."""
         from lookhear import embedder
         from lookhear.data.store import Store
-        from lookhear.tasks.sync import evaluate_sync
+        from lookhear.tasks.matching.sync import evaluate_sync
 
         with show_progress("clips") as progress:
             result = evaluate_sync(

@@ -34,7 +34,7 @@ class EvaluateClassification:
         from lookhear import embedder
         from lookhear.data.lists import read_classes
         from lookhear.data.store import Store
-        from lookhear.tasks.classification import evaluate_classification
+        from lookhear.tasks.labels.classification import evaluate_classification
 
         store = Store(self.store)
         labels = {label for row in store.manifest for label in row.labels}
@@ -83,7 +83,7 @@ class EvaluateProbe:
         from lookhear import embedder
         from lookhear.data.store import Store
         from lookhear.media.scenes import load_truth
-        from lookhear.tasks.probes import evaluate_probe
+        from lookhear.tasks.labels.probes import evaluate_probe
 
         kinds = {path: scene.kind for path, scene in load_truth(self.truth).items()} if self.truth else None
         with show_progress("clips") as progress:

@@ -13,7 +13,7 @@ from lookhear.errors import UserError
 if TYPE_CHECKING:
     from lookhear.embedder import Embedder
     from lookhear.progress import Progress
-    from lookhear.tasks.visibility import Visibility
+    from lookhear.tasks.localization.visibility import Visibility
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,8 @@ class EvaluateLocalization:
         """Prints the figures."""
         from lookhear import embedder
         from lookhear.data.store import Store
-        from lookhear.tasks.heat import HeatConfig
-        from lookhear.tasks.localization import evaluate_localization
+        from lookhear.tasks.localization.evaluation import evaluate_localization
+        from lookhear.tasks.localization.heat import HeatConfig
 
         config, truth = override(HeatConfig(), self.settings), self._truth()
         loaded = embedder.load(self.model)
@@ -60,7 +60,7 @@ class EvaluateLocalization:
 
     def _truth(self) -> Any:
         from lookhear.media.scenes import load_truth
-        from lookhear.tasks.boxes import read_boxes
+        from lookhear.tasks.localization.boxes import read_boxes
 
         if self.truth is not None and self.boxes is None:
             return load_truth(self.truth)
@@ -70,7 +70,7 @@ class EvaluateLocalization:
 
     def _visibility(self, loaded: "Embedder", progress: "Progress") -> "Visibility | None":
         from lookhear.data.store import Store
-        from lookhear.tasks.visibility import Visibility, calibrate_visibility
+        from lookhear.tasks.localization.visibility import Visibility, calibrate_visibility
 
         if self.library is None:
             return None if self.calibration is None else Visibility.load(self.calibration, loaded)
@@ -98,9 +98,9 @@ class EvaluateSegmentation:
     def run(self) -> None:
         """Prints the figures."""
         from lookhear import embedder
-        from lookhear.tasks.boxes import read_prompts
-        from lookhear.tasks.heat import HeatConfig
-        from lookhear.tasks.prompted import evaluate_prompted_segmentation
+        from lookhear.tasks.localization.boxes import read_prompts
+        from lookhear.tasks.localization.heat import HeatConfig
+        from lookhear.tasks.localization.prompted import evaluate_prompted_segmentation
 
         config, prompts = override(HeatConfig(), self.settings), read_prompts(self.prompts)
         with show_progress("prompts") as progress:

@@ -12,8 +12,8 @@ from lookhear.console import print_record, print_rows, show_progress
 from lookhear.errors import UserError
 
 if TYPE_CHECKING:
-    from lookhear.tasks.heat import HeatConfig
-    from lookhear.tasks.overlays import Place
+    from lookhear.tasks.localization.heat import HeatConfig
+    from lookhear.tasks.localization.overlays import Place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,8 @@ class Localize:
 
     def run(self) -> None:
         """Writes the file and prints a line for each moment: time, x, y, score, and whether the source is visible."""
-        from lookhear.tasks.heat import HeatConfig
-        from lookhear.tasks.overlays import localize
+        from lookhear.tasks.localization.heat import HeatConfig
+        from lookhear.tasks.localization.overlays import localize
 
         config = override(HeatConfig(), self.settings)
         if self.region is not None:
@@ -68,7 +68,7 @@ class Localize:
             print_rows(map(_row, places))
 
     def _reverse(self, config: "HeatConfig") -> None:
-        from lookhear.tasks.overlays import localize_sound
+        from lookhear.tasks.localization.overlays import localize_sound
 
         region = _numbers("--region", self.region or "")
         found = localize_sound(

@@ -219,9 +219,9 @@ def judge(trial: Trial, folder: Path, *, data: StudyData) -> Judgement:
     from lookhear import embedder
     from lookhear.data.store import Store
     from lookhear.media.scenes import load_truth
-    from lookhear.tasks.localization import evaluate_localization
-    from lookhear.tasks.retrieval import evaluate_retrieval
-    from lookhear.tasks.sync import evaluate_sync
+    from lookhear.tasks.localization.evaluation import evaluate_localization
+    from lookhear.tasks.matching.retrieval import evaluate_retrieval
+    from lookhear.tasks.matching.sync import evaluate_sync
 
     model, test = embedder.load(folder), Store(data.test)
     truth = load_truth(data.truth) if data.truth is not None else None
@@ -256,7 +256,7 @@ def judge(trial: Trial, folder: Path, *, data: StudyData) -> Judgement:
 def _probes(model: "Embedder", data: StudyData) -> tuple[dict[str, float], float]:
     """Accuracy of a linear probe on sound, picture and both, and chance."""
     from lookhear.data.store import Store
-    from lookhear.tasks.probes import linear_probe, pooled_features
+    from lookhear.tasks.labels.probes import linear_probe, pooled_features
 
     sides = []
     for store, indices in ((Store(data.learn), range(data.probe_clips)), (Store(data.test), None)):

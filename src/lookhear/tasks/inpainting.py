@@ -30,9 +30,9 @@ from lookhear.models.tokens import (
     noise_size,
     unpatchify,
 )
-from lookhear.tasks.crop import Box, box_in_crop, model_crop
-from lookhear.tasks.drawing import REMOVED_COLOUR, save_picture, spectrogram_picture
-from lookhear.tasks.maps import start_around
+from lookhear.tasks.localization.crop import Box, box_in_crop, model_crop
+from lookhear.tasks.localization.drawing import REMOVED_COLOUR, save_picture, spectrogram_picture
+from lookhear.tasks.localization.maps import start_around
 
 if TYPE_CHECKING:
     from lookhear.embedder import Embedder

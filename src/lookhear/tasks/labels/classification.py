@@ -1,0 +1,346 @@
+"""How well does a classifier name the clips of a store?
+
+Gong et al., ICLR 2023, whose evaluation this is: probabilities of each of a clip's frames with its sound, averaged.
+n clips, K classes. Shares are fractions 0..1.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from lookhear.data.preprocess import check_store
+from lookhear.data.sampling import disjoint_windows, frame_times, nearest_frames, num_disjoint
+from lookhear.data.windows import cut_windows
+from lookhear.errors import StoreError
+from lookhear.models.classifier import Mode, streams_of
+from lookhear.models.transformer import Stream
+from lookhear.progress import Progress, quiet
+from lookhear.tasks.labels.features import LACKS, Modality, modality_span
+from lookhear.tasks.labels.logits import classes_of, classifier_of, probabilities, window_logits
+from lookhear.tasks.labels.metrics import bootstrap_class_means, d_prime
+from lookhear.tasks.metrics import area_under_roc, average_precision, bootstrap_interval
+from lookhear.tasks.windows import LeftOut, read_clip_windows
+
+if TYPE_CHECKING:
+    from lookhear.data.store import Store, StoredClip
+    from lookhear.embedder import Embedder
+
+Frames = Literal["ten", "one"]
+NUM_FRAMES: dict[Frames, int] = {"ten": 10, "one": 1}
+NUM_RESAMPLES = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassResult:
+    """One class. A figure that it has not is None: it has no clip, or nothing was named so."""
+
+    label: str
+    clips: int  # that have it
+    named: int  # clips of which it is the highest
+    average_precision: float | None
+    area_under_roc: float | None
+    precision: float | None  # of the clips named so, the share that have it
+    recall: float | None  # of the clips that have it, the share named so
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClassificationResult:
+    """The figures, what they are to be compared with, and what exactly was judged.
+
+    Means over classes leave out classes without a clip (`classes_without_clips`); the published code counts the ROC
+    area of such a class as -1. Intervals are 95 % bootstrap intervals over clips.
+    """
+
+    mean_average_precision: float
+    mean_average_precision_ci95: tuple[float, float]
+    mean_average_precision_chance: float  # the mean share of clips that have a class: what random scores come to
+    mean_area_under_roc: float  # chance is 0.5; NaN where every clip has every class that is there
+    mean_area_under_roc_ci95: tuple[float, float]
+    d_prime: float  # of the mean ROC area; chance is 0
+    d_prime_ci95: tuple[float, float]
+    accuracy: float  # the highest class is one of the clip's labels
+    accuracy_ci95: tuple[float, float]
+    accuracy_chance: float  # a class drawn at random
+    accuracy_majority: float  # always naming the class that most of these clips have: the best constant answer
+    clips: int
+    classes_without_clips: tuple[str, ...]
+    per_class: tuple[ClassResult, ...]
+    protocol: dict[str, Any]
+    left_out: tuple[LeftOut, ...]
+    model_fingerprint: str
+    clip_ids: tuple[str, ...]
+    probabilities: np.ndarray  # float32 (n, K), in the order of clip_ids and per_class; not part of to_dict
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the probabilities, ready for JSON; classes by label, and None where a figure is not finite."""
+        record = {name: value for name, value in vars(self).items() if name != "probabilities"}
+        record["per_class"] = {row.label: asdict(row) for row in self.per_class}
+        record["clip_list"] = record.pop("clip_ids")
+        record["left_out"] = [asdict(clip) for clip in self.left_out]
+        finite: dict[str, Any] = _finite(record)
+        return finite
+
+
+def evaluate_classification(
+    embedder: "Embedder",
+    store: "Store",
+    *,
+    split: str | None = None,
+    indices: Iterable[int] | None = None,
+    mode: Mode | None = None,
+    frames: Frames = "ten",
+    multi_label: bool | None = None,
+    classes: Sequence[str] | None = None,
+    progress: Progress = quiet,
+) -> ClassificationResult:
+    """Judges a fine-tuned checkpoint on the labelled clips of `split` (None: all), or on the clips `indices`.
+
+    `mode` None is the checkpoint's own. A clip is its disjoint windows; of each window `frames` are shown to the model
+    one after the other with the window's sound (ten: evenly spread, as many different ones as are stored; one: the
+    middle), and the probabilities of all of them are averaged. The sound's tower runs once a window. `multi_label`
+    None: sigmoid if any clip has several labels, otherwise softmax. `classes` names the classes of a checkpoint that
+    does not, in its order. Clips without label or without what the mode reads are left out, with a reason.
+
+    Raises CheckpointError for a model without classes and StoreError where nothing can be judged.
+    """
+    model = classifier_of(embedder)
+    names = classes_of(embedder, classes)
+    mode = mode or model.config.mode
+    check_store(store, embedder.preprocess.config, picture=Stream.VISUAL in streams_of(mode))
+    if indices is None:
+        indices = range(len(store)) if split is None else store.clips_in_split(split)
+    chosen = [store.clips[int(index)] for index in indices]
+    if multi_label is None:
+        multi_label = any(len(clip.labels) > 1 for clip in chosen)
+    kept, left_out = _choose(chosen, names, mode)
+    if not kept:
+        reasons = "; ".join(f"{count} {reason}" for reason, count in Counter(c.reason for c in left_out).items())
+        raise StoreError(f"no clip of {store.path} can be judged ({reasons or 'none was chosen'}); choose other clips")
+    found = _clip_probabilities(embedder, store, kept, mode, frames, multi_label=multi_label, progress=progress)
+    target = np.array([[name in clip.labels for name in names] for clip in kept])
+    protocol = {
+        "mode": mode,
+        "split": split,
+        "frames": frames,
+        "frames_of_a_window": found.frames_of_a_window,
+        "windows_of_a_clip": found.windows_of_a_clip,
+        "window_seconds": embedder.window_seconds,
+        "scores": "sigmoid" if multi_label else "softmax",
+        "unknown_labels": sorted({label for clip in chosen for label in clip.labels} - set(names)),
+        "resamples": NUM_RESAMPLES,
+    }
+    return score_classes(
+        target,
+        found.probabilities,
+        names,
+        clip_ids=tuple(clip.clip_id for clip in kept),
+        left_out=left_out,
+        protocol=protocol,
+        model_fingerprint=embedder.fingerprint,
+    )
+
+
+def score_classes(
+    target: np.ndarray,
+    score: np.ndarray,
+    names: Sequence[str],
+    *,
+    clip_ids: tuple[str, ...],
+    left_out: Sequence[LeftOut] = (),
+    protocol: dict[str, Any] | None = None,
+    model_fingerprint: str = "",
+) -> ClassificationResult:
+    """The figures of `score` float (n, K) against `target` bool (n, K), each clip with at least one class."""
+    precision, area = average_precision(target, score), area_under_roc(target, score)
+    present = np.asarray(target.any(axis=0))
+    best = score.argmax(axis=1)
+    right = target[np.arange(len(target)), best]
+    intervals = bootstrap_class_means(target, score, repeats=NUM_RESAMPLES)
+    mean_area = _mean(area)
+    return ClassificationResult(
+        mean_average_precision=_mean(precision),
+        mean_average_precision_ci95=intervals.mean_average_precision,
+        mean_average_precision_chance=float(target.mean(axis=0)[present].mean()),
+        mean_area_under_roc=mean_area,
+        mean_area_under_roc_ci95=intervals.mean_area_under_roc,
+        d_prime=d_prime(mean_area),
+        d_prime_ci95=(d_prime(intervals.mean_area_under_roc[0]), d_prime(intervals.mean_area_under_roc[1])),
+        accuracy=float(right.mean()),
+        accuracy_ci95=bootstrap_interval(right),
+        accuracy_chance=float(target.sum(axis=1).mean() / target.shape[1]),
+        accuracy_majority=float(target.mean(axis=0).max()),
+        clips=len(target),
+        classes_without_clips=tuple(name for name, has in zip(names, present, strict=True) if not has),
+        per_class=tuple(
+            ClassResult(
+                label=name,
+                clips=int(target[:, column].sum()),
+                named=int((best == column).sum()),
+                average_precision=_or_none(precision[column]),
+                area_under_roc=_or_none(area[column]),
+                precision=_share(right & (best == column), best == column),
+                recall=_share(right & (best == column), target[:, column]),
+            )
+            for column, name in enumerate(names)
+        ),
+        protocol=protocol or {},
+        left_out=tuple(left_out),
+        model_fingerprint=model_fingerprint,
+        clip_ids=clip_ids,
+        probabilities=score,
+    )
+
+
+def _choose(
+    chosen: "Sequence[StoredClip]", names: Sequence[str], mode: Mode
+) -> "tuple[list[StoredClip], list[LeftOut]]":
+    """The clips that can be judged in `mode`, and the others with reasons."""
+    modality = modality_of(mode)
+    kept, left_out = [], []
+    for clip in chosen:
+        reason = ""
+        if not clip.labels:
+            reason = "has no label"
+        elif not set(clip.labels) & set(names):
+            reason = "has only labels that the model does not know"
+        elif modality_span(clip, modality) is None:
+            reason = LACKS[modality]
+        if reason:
+            left_out.append(LeftOut(clip_id=clip.clip_id, reason=reason))
+        else:
+            kept.append(clip)
+    return kept, left_out
+
+
+def modality_of(mode: Mode) -> Modality:
+    """What of a clip a mode reads."""
+    streams = streams_of(mode)
+    return "both" if len(streams) == 2 else "audio" if streams == (Stream.AUDIO,) else "visual"
+
+
+# --- the ensemble over frames ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Inputs:
+    """What the model is shown of one clip."""
+
+    waveform: np.ndarray | None  # float32 (M, S)
+    frames: np.ndarray | None  # uint8 (P, C, H, W)
+    owner: np.ndarray  # int64 (P,), the window of each row of logits; arange(M) without pictures
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Found:
+    probabilities: np.ndarray  # float32 (n, K)
+    frames_of_a_window: float  # on average
+    windows_of_a_clip: float
+
+
+def _clip_probabilities(
+    embedder: "Embedder",
+    store: "Store",
+    clips: "Sequence[StoredClip]",
+    mode: Mode,
+    frames: Frames,
+    *,
+    multi_label: bool,
+    progress: Progress,
+) -> _Found:
+    rows: list[np.ndarray] = []
+    waiting: list[_Inputs] = []
+    num_windows = num_rows = 0
+
+    def flush() -> None:
+        nonlocal num_windows, num_rows
+        if not waiting:
+            return
+        logits = window_logits(embedder, **_join(waiting), mode=mode)
+        stop = 0
+        for part in waiting:
+            start, stop = stop, stop + len(part.owner)
+            rows.append(_average(probabilities(logits[start:stop], multi_label=multi_label), part.owner))
+            num_windows, num_rows = num_windows + int(part.owner[-1]) + 1, num_rows + len(part.owner)
+        waiting.clear()
+
+    for done, clip in enumerate(clips):
+        progress(done, len(clips), "classifying clips")
+        waiting.append(_inputs(embedder, store, clip, mode, NUM_FRAMES[frames]))
+        if sum(len(part.owner) for part in waiting) >= embedder.batch_size:
+            flush()
+    flush()
+    progress(len(clips), len(clips), "classifying clips")
+    return _Found(
+        probabilities=np.stack(rows),
+        frames_of_a_window=num_rows / num_windows if Stream.VISUAL in streams_of(mode) else 0.0,
+        windows_of_a_clip=num_windows / len(clips),
+    )
+
+
+def _average(values: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """float32 (K,): the mean over the windows of a clip of the mean over each window's frames, (P, K)."""
+    return np.mean([values[owner == window].mean(axis=0) for window in range(owner[-1] + 1)], axis=0)
+
+
+def _inputs(embedder: "Embedder", store: "Store", stored: "StoredClip", mode: Mode, num_frames: int) -> _Inputs:
+    """The disjoint windows of a clip, or one that reaches beyond it, with up to `num_frames` different frames each."""
+    modality = modality_of(mode)
+    span = modality_span(stored, modality)
+    assert span is not None, "clips without what the mode reads are left out before"
+    seconds, config = embedder.window_seconds, embedder.preprocess.config
+    starts = disjoint_windows(*span, seconds) if num_disjoint(*span, seconds) else np.array([span[0]])
+    stacked = modality != "audio" and config.frames_per_window > 1
+    clip = read_clip_windows(embedder, store, stored.index, starts, picture=stacked)
+    windows = cut_windows(config, clip, starts)
+    waveform = windows.waveform if modality != "visual" else None
+    if modality == "audio":
+        return _Inputs(waveform=waveform, frames=None, owner=np.arange(len(starts)))
+    if stacked:  # a model of several pictures a window sees them all at once: there is nothing to average
+        return _Inputs(waveform=waveform, frames=windows.frames, owner=np.arange(len(starts)))
+    shown = [
+        np.unique(nearest_frames(stored.frame_seconds, frame_times(start, min(seconds, span[1] - start), num_frames)))
+        for start in starts.tolist()
+    ]
+    pixels = torch.from_numpy(np.ascontiguousarray(store.frames(stored.index, np.concatenate(shown).tolist())))
+    return _Inputs(
+        waveform=waveform,
+        frames=embedder.preprocess.frames_to_size(pixels).numpy(),
+        owner=np.repeat(np.arange(len(starts)), [len(numbers) for numbers in shown]),
+    )
+
+
+def _join(parts: Sequence[_Inputs]) -> dict[str, Any]:
+    """The windows of several clips as one input of `window_logits`."""
+    windows = [int(part.owner[-1]) + 1 for part in parts]
+    offsets = np.cumsum([0, *windows[:-1]])
+    return {
+        "waveform": None if parts[0].waveform is None else np.concatenate([part.waveform for part in parts]),
+        "frames": None if parts[0].frames is None else np.concatenate([part.frames for part in parts]),
+        "owner": np.concatenate([part.owner + offset for part, offset in zip(parts, offsets, strict=True)]),
+    }
+
+
+def _mean(values: np.ndarray) -> float:
+    return math.nan if np.isnan(values).all() else float(np.nanmean(values))
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> float | None:
+    return float(part.sum() / whole.sum()) if whole.any() else None
+
+
+def _finite(value: Any) -> Any:
+    """`value` with None for every number in it that JSON cannot write."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
