@@ -43,11 +43,11 @@ def test_command_can_be_typed(page: str, words: list[str]) -> None:
         parsed = cli.parse(words)
     except SystemExit as wrong:
         pytest.fail(f"{page}: `lookhear {shlex.join(words)}` is refused (exit {wrong.code})")
-    for setting in getattr(parsed, "settings", ()):
-        _check_setting(words, setting)
+    if settings := getattr(parsed, "settings", ()):
+        _check_settings(words, settings)
 
 
-def _check_setting(words: list[str], setting: str) -> None:
+def _check_settings(words: list[str], settings: tuple[str, ...]) -> None:
     from lookhear.config import override
     from lookhear.data.prepare import PrepareConfig
     from lookhear.demo import DemoSettings
@@ -65,7 +65,7 @@ def _check_setting(words: list[str], setting: str) -> None:
     }
     recipes = {"pretrain": RECIPES, "finetune": FINETUNE_RECIPES}
     config = recipes[words[0]][words[1]]() if words[0] in recipes else configs[words[0]]()
-    override(config, [setting])
+    override(config, settings)
 
 
 def test_there_is_something_to_check() -> None:

@@ -118,8 +118,10 @@ class Embedder:
     def plan(
         self, *, hop_seconds: float | None = None, span_seconds: float = SPAN_SECONDS, picture: bool = True
     ) -> WindowPlan:
-        """How files are cut for this model; `hop_seconds` None is half a window."""
+        """How files are cut for this model; `hop_seconds` None is half a window. Raises ConfigError for no hop."""
         hop = self.window_seconds / 2 if hop_seconds is None else hop_seconds
+        if not hop > 0:
+            raise ConfigError(f"windows cannot follow each other by {hop:g} s; give a hop above 0")
         return WindowPlan(
             preprocess=self.preprocess.config, hop_seconds=hop, span_seconds=span_seconds, picture=picture
         )

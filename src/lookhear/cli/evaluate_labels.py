@@ -27,7 +27,7 @@ class EvaluateClassification:
     json: bool = False
     """Print everything as JSON, the list of clips too."""
     out: Path | None = None
-    """A file for the whole result: figures, protocol, clips with their hashes, clips left out, the model's print."""
+    """A file for the whole result: figures, protocol, names of the clips, clips left out, the model's print."""
 
     def run(self) -> None:
         """Prints the figures."""
@@ -76,7 +76,7 @@ class EvaluateProbe:
     json: bool = False
     """Print everything as JSON, the list of clips too."""
     out: Path | None = None
-    """A file for the whole result: figures, protocol, clips with their hashes, clips left out, the model's print."""
+    """A file for the whole result: figures, protocol, how many clips were left out, the model's print."""
 
     def run(self) -> None:
         """Prints the figures."""

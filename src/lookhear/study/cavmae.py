@@ -44,6 +44,8 @@ class StudySettings:
     """of these scenes; settings were chosen on others (seed 77)"""
     probe_clips: int = 240
     """scenes whose labels the linear probe learns from"""
+    located: int = 96
+    """scenes to be judged on whose maps are made, one event each"""
     steps: int = 280
     """of every run on scenes"""
     grid_steps: int = 200
@@ -63,6 +65,7 @@ class StudyData:
     test: Path
     sync_frames: int  # spectrogram frames of the windows that synchrony is judged with, for all rows alike
     truth: Path | None = None  # the folder of made scenes that `test` was prepared from
+    located: int = 0  # clips of `test` whose maps are judged
     probe_clips: int = 0  # of `learn`, whose labels are used; 0: no probe
 
 
@@ -179,6 +182,7 @@ def _scenes(folder: Path, settings: StudySettings, workers: int, progress: Progr
         test=folder / "test.store",
         sync_frames=80,
         truth=folder / "test",
+        located=settings.located,
         probe_clips=settings.probe_clips,
     )
 
@@ -242,7 +246,8 @@ def judge(trial: Trial, folder: Path, *, data: StudyData) -> Judgement:
     if sync.event_only_accuracy is not None:
         context["sync from event or not"] = sync.event_only_accuracy
     if truth is not None:
-        places = evaluate_localization(model, test, truth, events_per_clip=1, num_examples=0)
+        located = range(min(data.located, len(test)))
+        places = evaluate_localization(model, test, truth, indices=located, events_per_clip=1, num_examples=0)
         figures |= {"cIoU": places.ciou, "pointing": places.pointing}
         context |= {"cIoU of the centre": places.centre_ciou, "pointing of the centre": places.centre_pointing}
         context |= {"frames with a box": float(places.frames)}

@@ -105,13 +105,21 @@ def _run(
         return
     # spawned: forking after torch has started its threads can hang
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(
+        workers, mp_context=context, max_tasks_per_child=1, initializer=_limit_threads, initargs=(threads,)
+    ) as pool:
         running = {pool.submit(_do, trial, out, judge, threads): trial for trial in trials}
         for future in as_completed(running):
             error = future.exception()
             if error is not None:
                 pool.shutdown(cancel_futures=True)
             yield running[future].name, None if error is None else f"{type(error).__name__}: {error}"
+
+
+def _limit_threads(threads: int) -> None:
+    """For every library that computes; they look here when they are imported, which is after this."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
 
 
 def _do(trial: Trial, out: Path, judge: Judge, threads: int) -> None:

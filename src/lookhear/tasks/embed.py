@@ -76,7 +76,8 @@ def embed(
     `workers=0` decodes in this process, without limits.
 
     Raises StoreError where `out` holds something else or vectors made in another way (another model, `what`, `dtype`,
-    hop or source), or a file was changed since it was embedded; MediaError for a source without media.
+    hop, source or content of a store), a file was changed since it was embedded, or `out` cannot be written; MediaError
+    for a source without media; ConfigError for a hop that is not above 0.
     """
     source, out = Path(source), Path(out)
     embedder = model if isinstance(model, Embedder) else load(model)
@@ -84,6 +85,7 @@ def embed(
     entries = _StoredClips(embedder, plan, source) if _is_store(source) else _MediaFiles(plan, source)
     facts = EmbeddingFacts(
         source=str(source.resolve()),
+        store_digest=entries.digest,
         fingerprint=embedder.fingerprint,
         what=what,
         dtype=dtype,
@@ -95,16 +97,21 @@ def embed(
     todo = _not_done(entries.entries, done, out)
     writing = _Writing(out, embedder, facts, number=done[-1].shard + 1 if done else 0)
     num_before = len(entries.entries) - len(todo)
-    with LimitedPool(workers, time_limit_seconds=time_limit_seconds) as pool:
-        pieces = entries.read(pool, todo)
-        for position, entry in enumerate(todo):
-            progress(num_before + position, len(entries.entries), entry.path)
-            verdict = next(pieces)
-            while isinstance(verdict, Windows):
-                writing.add(verdict)
+    try:
+        with LimitedPool(workers, time_limit_seconds=time_limit_seconds) as pool:
+            pieces = entries.read(pool, todo)
+            for position, entry in enumerate(todo):
+                progress(num_before + position, len(entries.entries), entry.path)
                 verdict = next(pieces)
-            writing.end(entry, verdict)
-    writing.close()
+                while isinstance(verdict, Windows):
+                    writing.add(verdict)
+                    verdict = next(pieces)
+                writing.end(entry, verdict)
+        writing.close()
+    except OSError as error:  # a full disk; what is wrong with a file is in its row
+        raise StoreError(
+            f"cannot write {out}: {error.strerror or error}; mend that, and the same command goes on there"
+        ) from error
     progress(len(entries.entries), len(entries.entries), "")
     return _summary(out, done + writing.files, len(done))
 
@@ -136,6 +143,8 @@ def _not_done(entries: Sequence[_Entry], done: Sequence[EmbeddedFile], out: Path
 
 class _MediaFiles:
     """The files of a folder, or one file."""
+
+    digest = ""  # each file tells by itself whether it has changed
 
     def __init__(self, plan: WindowPlan, source: Path) -> None:
         self._plan = plan
@@ -179,6 +188,7 @@ class _StoredClips:
     def __init__(self, embedder: Embedder, plan: WindowPlan, source: Path) -> None:
         self._embedder, self._plan = embedder, plan
         self._store = store = Store(source)
+        self.digest = store.digest
         check_store(store, embedder.preprocess.config, picture=any(clip.has_picture for clip in store.clips))
         self.entries = [_Entry(path=clip.clip_id, full_path=source / clip.path) for clip in store.clips]
         self._index = {clip.clip_id: clip.index for clip in store.clips}

@@ -40,6 +40,8 @@ class EmbeddingFacts:
     format: int = FORMAT
     source: str
     """the folder, file or store, as an absolute path"""
+    store_digest: str = ""
+    """of what a store holds; nothing where the source is media"""
     fingerprint: str
     """of the model's tensors and preprocessing"""
     what: Part

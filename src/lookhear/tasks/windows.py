@@ -22,7 +22,7 @@ from lookhear.data.sampling import (
     published_pairs,
 )
 from lookhear.data.windows import cut_windows
-from lookhear.errors import StoreError
+from lookhear.errors import StoreError, UserError
 from lookhear.media.clip import Clip
 from lookhear.progress import Progress, quiet
 
@@ -120,8 +120,10 @@ def embed_windows(
     `pairs="published"`: instead the windows and pictures of CAV-MAE Sync (`sampling.published_pairs`), `num_windows`
     (None: 16) of each clip; windows that several pictures share are embedded once. `pairs="clip"`: the one of CAV-MAE,
     a window that begins with the clip and the picture at its middle. Clips that keep no picture near the wanted times
-    are left out. Both are of models with one picture a window; StoreError for others.
+    are left out. Both are of models with one picture a window; StoreError for others. UserError for no window.
     """
+    if num_windows is not None and num_windows < 1:
+        raise UserError(f"{num_windows} windows of a clip cannot be judged; ask for at least 1")
     check_store(store, embedder.preprocess.config)
     if pairs != "timestamps" and embedder.preprocess.config.frames_per_window != 1:
         raise StoreError(
@@ -196,7 +198,8 @@ def _embed_pairs(
     times = stored.start_seconds + seen_seconds
     which = nearest_frames(stored.frame_seconds, times)
     if np.abs(stored.frame_seconds[which] - times).max() > near + 1e-6:
-        return LeftOut(clip_id=stored.clip_id, reason=f"keeps no picture within {near:.2f} s of one that is wanted")
+        reason = f"keeps no picture within {near:.2f} s of one that is wanted; a store of more pictures a second may"
+        return LeftOut(clip_id=stored.clip_id, reason=reason)
     clip = _read_frames(store, index, which)
     heard = cut_windows(config, replace(clip, frames=None, frame_seconds=np.zeros(0)), clip.start_seconds + starts)
     places = np.searchsorted(clip.frame_seconds, stored.frame_seconds[which])

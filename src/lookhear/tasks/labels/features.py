@@ -11,7 +11,7 @@ import numpy as np
 
 from lookhear.data.preprocess import check_store
 from lookhear.data.sampling import disjoint_windows, num_disjoint
-from lookhear.data.windows import Windows, cut_windows
+from lookhear.data.windows import Windows, cut_windows, join_windows
 from lookhear.errors import StoreError
 from lookhear.progress import Progress, quiet
 from lookhear.tasks.windows import LeftOut, read_clip_windows, shared_span
@@ -153,9 +153,7 @@ def _embed(
 ) -> Iterator[ClipFeatures]:
     if not waiting:
         return
-    joined = Windows(
-        **{name: np.concatenate([getattr(part, name) for _, part in waiting]) for name in vars(waiting[0][1])}
-    )
+    joined = join_windows([part for _, part in waiting])
     audio = embedder.window_rows(joined, "audio", "pooled") if modality != "visual" else None
     visual = embedder.window_rows(joined, "visual", "pooled") if modality != "audio" else None
     if (audio is None and modality != "visual") or (visual is None and modality != "audio"):

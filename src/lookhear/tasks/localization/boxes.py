@@ -36,7 +36,7 @@ class BoxList:
     """Published boxes by name of the file."""
 
     clips: Mapping[str, BoxedClip]
-    agreement: int  # see `map_metrics.truth_map`
+    agreement: int  # see `metrics.truth_map`
     broken: tuple[str, ...]  # a sentence for each box that is none, and was left out
 
 

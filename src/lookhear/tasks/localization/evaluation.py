@@ -5,7 +5,7 @@ embedding.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,7 @@ class JudgedFrame:
 class LocalizationResult:
     """Shares are fractions 0..1; intervals are 95 % bootstrap intervals over clips, whose frames stay together.
 
-    Two cuts of a map are reported side by side (`map_metrics` says why): to the area of the boxes, and the hotter
+    Two cuts of a map are reported side by side (`metrics` says why): to the area of the boxes, and the hotter
     half of the picture, which is how published figures are made.
     """
 
@@ -121,18 +121,21 @@ def evaluate_localization(
     if not scenes:
         raise StoreError("no clip has an event with a box that the model can see; is this the truth of these clips?")
     others = _other_sounds(scenes)
-    background = torch.stack([scene.window.audio_embedding for scene in scenes]).mean(dim=0)
+    background = torch.stack([scene.sound for scene in scenes]).mean(dim=0)
+    examples = _spread(len(scenes), num_examples)
     judged, shuffled, centred = [], [], []
     for number, scene in enumerate(scenes):
         progress(number, len(scenes), "heat maps")
-        grid = heat_grid(embedder, scene.window, config=config, background=background)
-        judged.append(_judge(embedder, scene, grid))
-        centred.append(_judge(embedder, scene, _centre_grid(*grid.shape)))
+        window = _window(embedder, store, scene)
+        grid = heat_grid(embedder, window, config=config, background=background)
+        frame = _judge(embedder, scene, window, grid)
+        judged.append(frame if number in examples else _without_maps(frame))
+        centred.append(_without_maps(_judge(embedder, scene, window, _centre_grid(*grid.shape))))
         if others[number] is not None:
-            swapped = heat_grid(embedder, scene.window, config=config, background=background, sound=others[number])
-            shuffled.append(_judge(embedder, scene, swapped))
+            swapped = heat_grid(embedder, window, config=config, background=background, sound=others[number])
+            shuffled.append(_without_maps(_judge(embedder, scene, window, swapped)))
     progress(len(scenes), len(scenes), "heat maps")
-    windows = [scene.window for scene in scenes]
+    windows = (_window(embedder, store, scene) for scene in scenes)
     return _result(
         judged=judged,
         centred=centred,
@@ -150,7 +153,7 @@ def evaluate_localization(
         },
         left_out=[asdict(clip) for clip in left_out],
         model_fingerprint=embedder.fingerprint,
-        num_examples=num_examples,
+        examples=tuple(judged[number] for number in examples),
     )
 
 
@@ -164,7 +167,7 @@ def _result(
     protocol: dict[str, Any],
     left_out: list[dict[str, Any]],
     model_fingerprint: str,
-    num_examples: int,
+    examples: tuple[JudgedFrame, ...],
 ) -> LocalizationResult:
     owner = np.unique([frame.clip_id for frame in judged], return_inverse=True)[1]
     overlaps, halves = _overlaps(judged), [frame.overlap_half for frame in judged]
@@ -191,7 +194,7 @@ def _result(
         protocol=protocol,
         left_out=left_out,
         model_fingerprint=model_fingerprint,
-        examples=tuple(_spread(judged, num_examples)),
+        examples=examples,
     )
 
 
@@ -201,10 +204,14 @@ def _list_facts(boxes: BoxList) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Scene:
+    """A moment to be judged. Its window is read again when it is: all of a large set would be gigabytes."""
+
+    index: int  # of the clip in the store
     clip_id: str
-    at_seconds: float
+    start_seconds: float  # of the window
+    at_seconds: float  # of the frame
     kind: str
-    window: PairedWindow
+    sound: torch.Tensor  # float32 (E,), the embedding of the window's sound
     boxes: tuple[Box, ...]  # fractions of the crop
     agreement: int
 
@@ -251,7 +258,7 @@ def _scenes_of_clip(
     for seconds in events[:events_per_clip]:
         start = start_around(seconds, stored.start_seconds, stored.end_seconds, length)
         clip = read_clip_windows(embedder, store, index, [start])
-        window = pair_window(embedder, clip, start)
+        sound = pair_window(embedder, clip, start).audio_embedding
         assert clip.frames is not None  # pair_window has seen to it
         # the boxes of the frame in the middle of the window: the one the model sees, at its own time, not the event's
         times = frame_times(start, length, embedder.preprocess.config.frames_per_window)
@@ -261,8 +268,20 @@ def _scenes_of_clip(
         boxes = tuple(box for box in map(crop.box, _boxes_at(record, seen)) if box is not None)
         if boxes:
             yield _Scene(
-                clip_id=stored.clip_id, at_seconds=seen, kind=kind, window=window, boxes=boxes, agreement=agreement
+                index=index,
+                clip_id=stored.clip_id,
+                start_seconds=start,
+                at_seconds=seen,
+                kind=kind,
+                sound=sound,
+                boxes=boxes,
+                agreement=agreement,
             )
+
+
+def _window(embedder: "Embedder", store: "Store", scene: _Scene) -> PairedWindow:
+    clip = read_clip_windows(embedder, store, scene.index, [scene.start_seconds])
+    return pair_window(embedder, clip, scene.start_seconds)
 
 
 def _boxes_at(record: Truth | BoxedClip, seconds: float) -> Sequence[Sequence[float]]:
@@ -283,18 +302,18 @@ def _other_sounds(scenes: Sequence[_Scene]) -> list[torch.Tensor | None]:
         allowed = np.flatnonzero(kinds != scene.kind)
         if not len(allowed):
             allowed = np.flatnonzero(clips != scene.clip_id)
-        drawn.append(scenes[rng.choice(allowed)].window.audio_embedding if len(allowed) else None)
+        drawn.append(scenes[rng.choice(allowed)].sound if len(allowed) else None)
     return drawn
 
 
-def _judge(embedder: "Embedder", scene: _Scene, grid: np.ndarray) -> JudgedFrame:
+def _judge(embedder: "Embedder", scene: _Scene, window: PairedWindow, grid: np.ndarray) -> JudgedFrame:
     settings = embedder.preprocess.config
     heat = enlarge(grid, settings.picture_height, settings.picture_width)
     truth = truth_map(scene.boxes, *heat.shape, agreement=scene.agreement)
     return JudgedFrame(
         clip_id=scene.clip_id,
         at_seconds=scene.at_seconds,
-        picture=scene.window.picture,
+        picture=window.picture,
         heat=heat,
         boxes=scene.boxes,
         overlap=map_overlap(heat, truth),
@@ -302,6 +321,10 @@ def _judge(embedder: "Embedder", scene: _Scene, grid: np.ndarray) -> JudgedFrame
         points=points_into(heat, truth > 0),
         covers=float((truth > 0).mean()),
     )
+
+
+def _without_maps(frame: JudgedFrame) -> JudgedFrame:
+    return replace(frame, picture=np.zeros((3, 0, 0), np.uint8), heat=np.zeros((0, 0), np.float32))
 
 
 def _centre_grid(rows: int, columns: int) -> np.ndarray:
@@ -322,8 +345,8 @@ def _pointing(frames: Sequence[JudgedFrame]) -> float:
     return float(np.mean([frame.points for frame in frames]))
 
 
-def _spread(frames: Sequence[JudgedFrame], count: int) -> list[JudgedFrame]:
-    """`count` frames spread evenly over the list, chosen without a look at how well they did."""
-    if len(frames) <= count:
-        return list(frames)
-    return [frames[place] for place in np.linspace(0, len(frames) - 1, count).astype(int)]
+def _spread(num: int, count: int) -> list[int]:
+    """`count` of `num` places, spread evenly: chosen without a look at how well the frames there did."""
+    if num <= count:
+        return list(range(num))
+    return np.linspace(0, num - 1, count).astype(int).tolist()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptedSegmentation:
-    """Scores of a set of prompts; see `map_metrics.segmentation_score` for what they are."""
+    """Scores of a set of prompts; see `metrics.segmentation_score` for what they are."""
 
     score: SegmentationScore
     prompts: int  # that were judged

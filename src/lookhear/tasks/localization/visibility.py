@@ -7,13 +7,12 @@ Where a library holds many sounds from outside the picture, the threshold comes 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lookhear.config import from_dict, to_dict
@@ -147,7 +146,7 @@ class VisibilityResult:
 
 def judge_visibility(
     embedder: "Embedder",
-    windows: Sequence[PairedWindow],
+    windows: Iterable[PairedWindow],
     others: Sequence[Tensor | None],
     visibility: Visibility,
     *,
@@ -155,41 +154,31 @@ def judge_visibility(
 ) -> VisibilityResult:
     """Judges the answer on windows whose source is known to be in the picture, and on the same with false sounds.
 
-    `others` holds a sound embedding (E,) of something else for each window, or None.
+    `others` holds a sound embedding (E,) of something else for each window, or None. Windows are looked at one after
+    the other, each once.
     """
-    pictures = torch.stack([window.visual_embedding for window in windows])  # (n, E)
     rng = np.random.default_rng(seed)
-    sounds = {"silence": [], "noise": [], "off_screen": []}  # type: dict[str, list[np.ndarray]]
-    for window in windows:
-        own = window.waveform
-        sounds["silence"].append(np.zeros_like(own))
+    true: list[bool] = []
+    other_named: list[bool] = []
+    made_named: list[list[bool]] = []  # for each window: silence, noise, off screen
+    for window, other in zip(windows, others, strict=True):
+        own, picture = window.waveform, window.visual_embedding
         noise = rng.standard_normal(len(own)) * np.sqrt(np.mean(own.astype(np.float64) ** 2))
-        sounds["noise"].append(noise.astype(np.float32))
-        far = off_screen_sound(rng, len(own), embedder.preprocess.config.sample_rate)
-        sounds["off_screen"].append(far * np.abs(own).max())
-    named = {name: _named(visibility, pictures, _embedded(embedder, made)) for name, made in sounds.items()}
-    pairs = [(picture, other) for picture, other in zip(pictures, others, strict=True) if other is not None]
-    true = np.array([visibility.sees(window.score) for window in windows])
+        far = off_screen_sound(rng, len(own), embedder.preprocess.config.sample_rate) * np.abs(own).max()
+        made = np.stack([np.zeros_like(own), noise.astype(np.float32), far.astype(np.float32)])
+        made_named.append([visibility.sees(score) for score in (sound_embeddings(embedder, made) @ picture).tolist()])
+        true.append(visibility.sees(window.score))
+        if other is not None:
+            other_named.append(visibility.sees(float(picture @ other)))
+    silence, noise_named, off_screen = np.mean(made_named, axis=0).tolist()
     return VisibilityResult(
         threshold=visibility.threshold,
         share=visibility.share,
         library_pairs=visibility.pairs,
-        windows=len(windows),
-        missed=float(1 - true.mean()),
-        false_positive_silence=named["silence"],
-        false_positive_noise=named["noise"],
-        false_positive_off_screen=named["off_screen"],
-        false_positive_other_sound=(
-            float(np.mean([visibility.sees(float(picture @ other)) for picture, other in pairs])) if pairs else None
-        ),
+        windows=len(true),
+        missed=float(1 - np.mean(true)),
+        false_positive_silence=silence,
+        false_positive_noise=noise_named,
+        false_positive_off_screen=off_screen,
+        false_positive_other_sound=float(np.mean(other_named)) if other_named else None,
     )
-
-
-def _embedded(embedder: "Embedder", waveforms: Sequence[np.ndarray]) -> Tensor:
-    parts = [sound_embeddings(embedder, np.stack(waveforms[i : i + 32])) for i in range(0, len(waveforms), 32)]
-    return torch.cat(parts)
-
-
-def _named(visibility: Visibility, pictures: Tensor, sounds: Tensor) -> float:
-    scores = (pictures * sounds).sum(dim=1).tolist()
-    return float(np.mean([visibility.sees(score) for score in scores]))
