@@ -190,6 +190,8 @@ def test_there_and_back(hub: FakeHub, ask: Callable[..., tuple[list[Any], str]],
     for result, words in zip(results, asked.values(), strict=True):
         assert re.search(words, str(result)), result
         assert "\n" not in str(result)
+    kept = [file.read_bytes() for file in (tmp_path / "hf").rglob("*") if file.is_file()]
+    assert hub.models["bad/weights"]["bad.safetensors"] not in kept  # nor what the name was a link to
     assert hub.models["user/model"]["model.safetensors"] == path.read_bytes()
     card = hub.models["user/model"]["README.md"].decode()
     assert card == model_card(own, title="user/model", licence="apache-2.0")

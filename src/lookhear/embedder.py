@@ -335,7 +335,9 @@ def load(
     choices: PublishedChoices | None = None,
     audio_frames: int | None = None,
 ) -> Embedder:
-    """The model of a checkpoint file, a checkpoint folder, a run folder (its newest checkpoint), or a published file.
+    """The model of a checkpoint file, a checkpoint folder, a run folder, or a published file.
+
+    Of a run folder it is the average over epochs, if the run made one; the best step, if it chose one; else the newest.
 
     What is no path may be a name in `models.weights.WEIGHTS` that was fetched, or `user/model` on the Hugging Face
     hub, which is downloaded. `choices` say what a published file does not show (attention heads; the published values

@@ -4,6 +4,7 @@ Where the hub is, who is logged in and where downloads are kept is settled as hu
 HF_TOKEN or `hf auth login`, HF_HOME.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -21,6 +22,7 @@ MODEL_FILE = "model.safetensors"
 CARD_FILE = "README.md"
 _WEIGHT_FILES = (".safetensors", ".pth")
 _LABELS_SHOWN = 20  # in a model card
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS})
 _NAME = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(/(?P<file>.+))?")
 
 # A download is talk, and must be seen without any setting up: Python shows warnings of a logger on stderr.
@@ -70,9 +72,7 @@ def download(name: str) -> Path:
     return path
 
 
-def push(
-    checkpoint: str | Path, name: str, *, licence: str = "unknown", private: bool = False, title: str | None = None
-) -> str:
+def push(checkpoint: str | Path, name: str, *, licence: str = "unknown", private: bool = False) -> str:
     """Uploads a checkpoint of ours, or of a run folder, to `user/model`, which is made if it is not there.
 
     With it goes a model card, made from what the checkpoint says of itself; it replaces the card that is there.
@@ -82,7 +82,7 @@ def push(
     if not is_hub_name(name) or name.count("/") != 1:
         raise CheckpointError(f"'{name}' is no name on the Hugging Face hub; give user/model")
     path = find_checkpoint(Path(checkpoint))
-    card = model_card(load_checkpoint(path), title=title or name, licence=licence)
+    card = model_card(load_checkpoint(path), title=name, licence=licence)
     hub = _import_hub()
     with _explained(f"cannot upload to '{name}' on the Hugging Face hub"):
         api = hub.HfApi()
@@ -156,7 +156,9 @@ def _verify(path: Path, lfs: Any, what: str) -> None:
     with path.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     if digest != expected:
+        kept = path.resolve()  # the hub's client keeps a file once and links to it: the link alone would come back
         path.unlink()
+        kept.unlink(missing_ok=True)
         raise CheckpointError(f"{what} came with sha256 {digest}, not {expected}: it was removed; try again")
 
 
@@ -170,6 +172,8 @@ def _explained(what: str) -> Iterator[None]:
         reasons = {401: "it wants a login", 403: "you may not do that there", 404: "there is no such model"}
         if type(error).__name__ == "HFValidationError":
             why = "that is no name on the hub"
+        elif isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            why = f"it cannot be kept on this machine ({error.strerror}); make room, or name another place as HF_HOME"
         elif status is None:
             why = "it cannot be reached; is there a network here?"
         else:

@@ -124,6 +124,14 @@ def test_bad_vggsound(tmp_path: Path, classes: Path, text: str, words: str) -> N
 # ---- AudioSet, ESC-50, our own
 
 
+def test_a_path_that_is_told_two_things_of_is_refused(tmp_path: Path) -> None:
+    """Otherwise the labels of all lines but the last would be lost."""
+    path = write(tmp_path / "list.csv", "path,label\na.mp4,Dog\na.mp4,Dog\nb.mp4,Bell\n")
+    assert [entry.labels.labels for entry in read_list(path).values()] == [("Dog",), ("Bell",)]
+    with pytest.raises(UserError, match=r"names 'a\.mp4' twice"):
+        read_list(write(path, "path,label\na.mp4,Dog\na.mp4,Bell\n"))
+
+
 def test_audioset(tmp_path: Path, classes: Path) -> None:
     head = (
         "# Segments csv created Sun\n# num_ytids=2, num_segs=2\n# YTID, start_seconds, end_seconds, positive_labels\n"

@@ -102,7 +102,7 @@ def test_what_cannot_be_verified_needs_consent_and_its_hash_is_kept(server: Serv
     assert server.asked == []
     found = fetch(server.url, tmp_path, accept_unverified=True)
     assert not found.verified
-    assert (tmp_path / "weights.pth.sha256").read_text() == f"{SHA256}  weights.pth\n"
+    assert (tmp_path / "weights.pth.sha256").read_text() == f"# {server.url}\n{SHA256}  weights.pth\n"
     assert fetch(server.url, tmp_path).verified  # against the hash that was kept
     found.path.write_bytes(BODY[:-1] + b"x")
     with pytest.raises(CheckpointError, match="changed or damaged; remove it"):
@@ -112,6 +112,23 @@ def test_what_cannot_be_verified_needs_consent_and_its_hash_is_kept(server: Serv
     with pytest.raises(CheckpointError, match=f"not {SHA256}: it was removed"):
         fetch(server.url, tmp_path, accept_unverified=True)
     assert _left(tmp_path) == ["weights.pth.sha256"]
+
+
+def test_a_file_of_the_same_name_from_elsewhere_is_not_taken_for_it(server: Server, tmp_path: Path) -> None:
+    """Two published files are called audio_model.25.pth."""
+    fetch(server.url, tmp_path, accept_unverified=True)
+    elsewhere = server.url.replace("/w/", "/v/")
+    for accept in (False, True):
+        with pytest.raises(CheckpointError, match=r"weights\.pth is of another address, .*/w/weights\.pth"):
+            fetch(elsewhere, tmp_path, accept_unverified=accept)
+    assert not fetch(elsewhere, tmp_path, sha256=SHA256).downloaded  # whose hash is known, may come from anywhere
+    assert fetch(elsewhere, tmp_path / "v", accept_unverified=True).downloaded
+
+
+@pytest.mark.parametrize("end", ["", "..", "%2e%2e", "a/..", "a%00b.pth", "sp ace.pth", "modèle.pth"])
+def test_addresses_that_name_no_file(tmp_path: Path, end: str) -> None:
+    with pytest.raises(CheckpointError, match=r"the name of a file|is no address as servers read it"):
+        fetch(f"http://127.0.0.1:1/{end}", tmp_path / "cache", accept_unverified=True)
 
 
 def test_a_connection_that_breaks_is_taken_up_again(server: Server, tmp_path: Path) -> None:

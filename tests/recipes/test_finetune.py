@@ -72,7 +72,7 @@ def test_the_published_recipes(name: str) -> None:
 def test_a_recipe_takes_steps(name: str, tmp_path: Path) -> None:
     """The published ones with a small encoder: the way of the data is theirs."""
     settings = [f"model.encoder.{setting}" for setting in SMALL_ENCODER] if name in PUBLISHED else []
-    settings += ["data.batch_size=2", "steps=2", "device=cpu", "data.num_workers=0"]
+    settings += ["data.batch_size=2", "steps=2", "average_epochs=null", "device=cpu", "data.num_workers=0"]
     store = LabelledStore(4)
     store.config = dataclasses.replace(store.config, channel=FINETUNE_RECIPES[name]().preprocess.channel)
     run = fit_to_labels(override(FINETUNE_RECIPES[name](), settings), store)  # type: ignore[arg-type]

@@ -1,12 +1,15 @@
 """If these fail, vectors on disk are not those of the model, a file is missing without a word, or a kill loses work."""
 
+import errno
 import hashlib
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,7 @@ import pytest
 
 from lookhear.data.prepare import PrepareConfig, prepare
 from lookhear.embedder import Embedder
-from lookhear.errors import MediaError, StoreError
+from lookhear.errors import ConfigError, MediaError, StoreError
 from lookhear.media.clip import Clip
 from lookhear.media.decode import open_media
 from lookhear.media.encode import write_sound
@@ -219,6 +222,37 @@ def test_a_store_gives_what_its_media_give(media: Path, embedder: Embedder, tmp_
     cosines = (found.audio[:3] * expected.audio[:3]).sum(axis=1)
     np.testing.assert_array_equal(found.start_seconds[:3], expected.start_seconds[:3])
     assert cosines.min() > 0.99, "the store keeps 16 bit sound"
+
+
+def test_a_store_that_was_made_anew_is_not_taken_for_the_old_one(
+    media: Path, embedder: Embedder, tmp_path: Path
+) -> None:
+    """The clips have the same names, and other sound: vectors of the old ones would be passed off as theirs."""
+    config = PrepareConfig(clip_seconds=1.0, frames_per_second=10.0)
+    prepare(media, tmp_path / "store", config=config, workers=0)
+    _run(tmp_path / "store", tmp_path / "out", embedder)
+    shutil.rmtree(tmp_path / "store")
+    prepare(media, tmp_path / "store", config=replace(config, frames_per_second=5.0), workers=0)
+    with pytest.raises(StoreError, match=r"made in another way .*store_digest"):
+        _run(tmp_path / "store", tmp_path / "out", embedder)
+
+
+def test_a_hop_of_nothing_and_a_full_disk_are_said(
+    media: Path, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for hop in (0.0, -1.0, float("nan")):
+        with pytest.raises(ConfigError, match="hop above 0"):
+            _run(media, tmp_path / "out", embedder, hop_seconds=hop)
+    assert not (tmp_path / "out").exists(), "no file was written down as refused"
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(embedding.ShardWriter, "finish", full)
+        with pytest.raises(StoreError, match="No space left on device; mend that"):
+            _run(media, tmp_path / "out", embedder)
+    assert _run(media, tmp_path / "out", embedder).files == 5
 
 
 def test_a_damaged_folder_is_named(media: Path, embedder: Embedder, tmp_path: Path) -> None:

@@ -152,6 +152,8 @@ def test_a_killed_run_has_the_same_average_and_best(tmp_path: Path, killed_after
 def test_contradictions_are_said() -> None:
     with pytest.raises(ConfigError, match=r"average_epochs is 2 to 9; the run has epochs 1 to 4"):
         small_classifier_run(average_epochs=(2, 9)).check()
+    with pytest.raises(ConfigError, match="average_epochs counts epochs and the run is counted in steps"):
+        small_classifier_run(average_epochs=(2, 4), steps=3).check()
     with pytest.raises(ConfigError, match=r"model\.num_classes is 2 but data\.classes has 1"):
         override(small_classifier_run(), ['data.classes=["high"]']).check()
     with pytest.raises(ConfigError, match=r"model\.encoder\.audio_frames is 64 but the preprocessing gives 32"):

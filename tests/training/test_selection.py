@@ -35,6 +35,8 @@ def test_a_number_that_is_not_measured_is_named() -> None:
 def test_a_split_that_may_not_choose_is_refused() -> None:
     with pytest.raises(ConfigError, match="chosen on the test set"):
         DataConfig(split="train", validation_split="test")
+    with pytest.raises(ConfigError, match="chosen on the test set"):
+        DataConfig(split="train", validation_split="Test")
     with pytest.raises(ConfigError, match="would be learned from as well"):
         DataConfig(split=("fold1", "fold2"), validation_split="fold2")
     with pytest.raises(ConfigError, match="would be learned from as well"):

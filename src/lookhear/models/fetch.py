@@ -1,7 +1,8 @@
 """Downloads weights: resumed where they broke off, verified before they are used.
 
 While a file comes in it is NAME.part; NAME.part.json says of which version it is a part, so that parts of two
-versions are never joined. NAME.sha256 is written beside the whole file, in the format of sha256sum.
+versions are never joined. NAME.sha256 is written beside the whole file, in the format of sha256sum, with the address
+it came from in a comment: files of other addresses have the same name, and one is not to pass for the other.
 """
 
 import errno
@@ -83,8 +84,7 @@ def fetch(
     room on the disk, or where size or sha256 are not those that were expected.
     """
     wanted = _wanted(name_or_url, folder, sha256)
-    recorded = _recorded(wanted.record)
-    expected = wanted.sha256 or recorded
+    expected = wanted.sha256 or _recorded(wanted)
     if wanted.path.exists():
         return _check_present(wanted, expected)
     if expected is None and not accept_unverified:
@@ -105,7 +105,7 @@ def fetch(
                 f"what {wanted.url} sent has sha256 {digest}, not {expected}: it was removed; the file there was "
                 "changed or damaged on its way"
             )
-        wanted.record.write_text(f"{digest}  {wanted.path.name}\n", encoding="utf-8")
+        wanted.record.write_text(f"# {wanted.url}\n{digest}  {wanted.path.name}\n", encoding="utf-8")
         wanted.part.replace(wanted.path)
         wanted.about_part.unlink(missing_ok=True)
     except OSError as error:
@@ -117,8 +117,13 @@ def _wanted(name_or_url: str, folder: Path | None, sha256: str | None) -> _Wante
     parts = urllib.parse.urlsplit(name_or_url)
     if parts.scheme in ("http", "https"):
         file = Path(urllib.parse.unquote(parts.path)).name
-        if not file:
+        if file in ("", "..") or not file.isprintable():
             raise CheckpointError(f"{name_or_url} does not end in the name of a file")
+        if not name_or_url.isascii() or " " in name_or_url:
+            raise CheckpointError(
+                f"{name_or_url} is no address as servers read it; write spaces and letters beyond ASCII as %XX, as a "
+                "browser copies them"
+            )
         path = (cache_folder() if folder is None else folder) / file
         return _Wanted(name_or_url, path, None, sha256.lower() if sha256 else None)
     if name_or_url not in WEIGHTS and parts.scheme:
@@ -274,11 +279,18 @@ def _forget(wanted: _Wanted) -> None:
     wanted.about_part.unlink(missing_ok=True)
 
 
-def _recorded(path: Path) -> str | None:
-    """The sha256 that was kept when the file came first."""
-    if not path.is_file():
+def _recorded(wanted: _Wanted) -> str | None:
+    """The sha256 that was kept when the file came first. Raises CheckpointError where it came from another address."""
+    if not wanted.record.is_file():
         return None
-    words = path.read_text(encoding="utf-8").split()
+    lines = wanted.record.read_text(encoding="utf-8").splitlines()
+    source = next((line.removeprefix("# ") for line in lines if line.startswith("# ")), wanted.url)
+    if source != wanted.url and wanted.sha256 is None:
+        raise CheckpointError(
+            f"{wanted.path} is of another address, {source}; name another folder for {wanted.url}, or remove the file "
+            f"and {wanted.record.name}"
+        )
+    words = next((line.split() for line in lines if line and not line.startswith("#")), [])
     return words[0] if words else None
 
 

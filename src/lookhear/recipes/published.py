@@ -10,6 +10,8 @@ All start from the ImageNet MAE: fetch `cavmae-imagenet`, or give the vision MAE
 
 and for Sync `--set frames_per_second=1.6` as well. What differs from the published code: bfloat16 instead of float16
 with loss scaling, pictures are decoded at 256 pixels instead of 224, and every random draw follows from the seed.
+Pictures of a store of videos lie in the middle of equal parts of a clip, up to half their distance (0.3 s in Sync) from
+where windows take them to be; a higher frames_per_second comes nearer, and published frame folders keep their places.
 Contrast is with the clips of one process, as published, so the number of processes changes what is learned:
 `--set objective.negatives=all` gathers them.
 """
@@ -140,7 +142,7 @@ def cavmae_bidirectional() -> Run:
     Command:  torchrun --nproc-per-node 4 -m lookhear pretrain cavmae_bidirectional --store AS2M --run FOLDER
     Data:     AudioSet-2M
     Hardware: as cavmae_scale_plus
-    Promise:  retrieval gains and classification hardly changes, by the authors' word; no number is known here. Its
+    Promise:  the first author expects retrieval to change more than classification; no number is known here. Its
               partner in one direction: cavmae_scale_plus with --set data.batch_size=120
     """
     run = _scaled(cavmae_base(), "cavmae_bidirectional", batch_size=120, learning_rate=1e-4)

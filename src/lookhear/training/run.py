@@ -18,9 +18,9 @@ from lookhear.objectives import OBJECTIVES
 from lookhear.training.optim import OptimConfig
 
 MODEL_CONFIGS = {name: config for name, (config, _) in MODELS.items()}
-# Settings that change where and how a run computes, not what it learns: they may differ when it is resumed.
-# Splits on which no checkpoint may be chosen.
+# Splits on which no checkpoint may be chosen, in lower case.
 TEST_SPLITS = frozenset({"test", "eval", "evaluation"})
+# Settings that change where and how a run computes, not what it learns: they may differ when it is resumed.
 OPERATIONAL = frozenset({"device", "data.num_workers", "checkpoint_every", "keep_checkpoints", "journal_every"})
 
 
@@ -57,7 +57,7 @@ class DataConfig:
             self._check_validation(self.validation_split)
 
     def _check_validation(self, name: str) -> None:
-        if name in TEST_SPLITS:
+        if name.lower() in TEST_SPLITS:
             raise ConfigError(
                 f"data.validation_split is '{name}': a checkpoint chosen on the test set makes its score too good; "
                 "choose on a part of the training clips"
@@ -155,7 +155,9 @@ class Run:
             problems.append(f"model.num_classes is {self.num_classes} but data.classes has {len(self.data.classes)}")
         if self.average_epochs is not None:
             first, last = self.average_epochs
-            if not 1 <= first <= last or (self.steps is None and last > self.epochs):
+            if self.steps is not None:
+                problems.append("average_epochs counts epochs and the run is counted in steps: set one of them to null")
+            elif not 1 <= first <= last <= self.epochs:
                 problems.append(f"average_epochs is {first} to {last}; the run has epochs 1 to {self.epochs}")
         if problems:
             raise ConfigError("; ".join(problems))

@@ -1,7 +1,9 @@
 """If these fail, the pictures and videos that people look at show the heat in the wrong place or at the wrong time."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,9 +11,11 @@ from PIL import Image
 
 from lookhear.cli import main
 from lookhear.errors import MediaError, UserError
+from lookhear.media.clip import Clip, ClipRequest
 from lookhear.media.decode import read_clip
 from lookhear.media.encode import write_video
 from lookhear.media.probe import probe
+from lookhear.tasks.localization import overlays
 from lookhear.tasks.localization.drawing import overlay, spectrogram_picture
 from lookhear.tasks.localization.heat import HeatConfig
 from lookhear.tasks.localization.overlays import localize, localize_sound
@@ -40,6 +44,37 @@ def test_low_pitches_are_at_the_bottom() -> None:
     picture = spectrogram_picture(log_mel, removed=np.array([[False, False], [False, False], [True, False]]))
     assert (picture[:, 2, 1] == 255).all()
     assert picture[2, 0, 0] > picture[0, 0, 0]  # the removed corner is blue
+
+
+def test_lost_frames_do_not_make_the_rest_run_ahead_of_the_sound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three seconds of which a part of the first and all of the second cannot be decoded."""
+    times: list[float] = []
+
+    class Damaged:
+        def __enter__(self) -> "Damaged":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def read(self, requests: list[ClipRequest], short_side: int) -> Iterator[Clip]:
+            for number, request in enumerate(requests):
+                asked = np.array(request.frame_seconds)
+                times.extend(asked.tolist())
+                kept = asked[[slice(0, 10), slice(0, 0), slice(None)][number]]
+                frames = np.full((len(kept), 3, 4, 6), number * 50, np.uint8)
+                yield Clip(start_seconds=asked[0], end_seconds=asked[-1], frames=frames, frame_seconds=kept)
+
+    monkeypatch.setattr("lookhear.media.decode.open_media", lambda path: Damaged())
+    monkeypatch.setattr(overlays, "_paint", lambda embedder, frame, seconds, found, scale: frame + np.uint8(seconds))
+    place = overlays.Place(at_seconds=0.0, x=0.5, y=0.5, score=0.0, visible=None)
+    located = overlays._Located(place=place, grid=np.zeros((1, 1)), heat=np.zeros((0, 0)), frame=np.zeros((3, 0, 0)))
+    info = SimpleNamespace(path=tmp_path / "none.mp4")
+    shown = [int(frame[0, 0, 0]) for frame in overlays._painted(None, info, [located], 3.0)]  # type: ignore[arg-type]
+    assert len(shown) == len(times) == 75
+    assert shown == [0] * 25 + [1] * 25 + [102] * 25
 
 
 def test_a_picture(tmp_path: Path) -> None:

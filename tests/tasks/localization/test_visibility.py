@@ -1,13 +1,16 @@
 """If these fail, a place is named for a sound that nothing in the picture makes, or a true source is denied."""
 
 import json
+import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from lookhear.errors import StoreError, UserError
+from lookhear.tasks.localization import evaluation
 from lookhear.tasks.localization.evaluation import evaluate_localization
 from lookhear.tasks.localization.heat import HeatConfig, PairedWindow, pair_window
 from lookhear.tasks.localization.visibility import Visibility, calibrate_visibility, judge_visibility, lowest_share
@@ -102,6 +105,30 @@ def test_wrong_answers_are_counted() -> None:
     assert found.windows == 6
     strict = judge_visibility(embedder, windows, [None] * 6, replace(visibility, threshold=1.1))
     assert (strict.missed, strict.false_positive_noise, strict.false_positive_other_sound) == (1.0, 0.0, None)
+
+
+def test_windows_of_a_large_set_are_not_all_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window is two megabytes: those of VGG-SS would be ten gigabytes."""
+    held: list[weakref.ref[PairedWindow]] = []
+    most = 0
+
+    def watched(*args: Any, **options: Any) -> PairedWindow:
+        nonlocal most
+        window = pair_window(*args, **options)
+        held.append(weakref.ref(window))
+        most = max(most, sum(each() is not None for each in held))
+        return window
+
+    store, embedder = _store(20), in_memory_embedder()
+    visibility = calibrate_visibility(embedder, store)
+    monkeypatch.setattr(evaluation, "pair_window", watched)
+    truth = {clip.path: Truth() for clip in store.clips}
+    config = HeatConfig(method="cosine")
+    result = evaluate_localization(embedder, store, truth, config=config, visibility=visibility, num_examples=3)
+    assert len(held) == 3 * 20  # found, mapped, judged
+    assert most <= 3
+    assert [example.clip_id for example in result.examples] == [store.clips[i].clip_id for i in (0, 9, 19)]
+    assert all(example.heat.shape == example.picture.shape[1:] == (32, 32) for example in result.examples)
 
 
 def test_a_calibration_is_kept_with_its_model(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from lookhear.errors import StoreError
+from lookhear.errors import StoreError, UserError
 from lookhear.tasks.matching.retrieval import evaluate_retrieval
 from lookhear.tasks.matching.similarity import AGGREGATIONS, pair_similarity
 from lookhear.tasks.metrics import ranks, recall_at
@@ -209,6 +209,13 @@ def test_published_pairs_embed_each_distinct_window_once() -> None:
         np.testing.assert_allclose(windows.audio[0, pair], alone.audio[0], atol=1e-5)
         picture = embedder.embed_picture(store.pictures[0][seen])
         np.testing.assert_allclose(windows.visual[0, pair], picture, atol=1e-5)
+
+
+def test_no_window_is_no_question() -> None:
+    for count in (0, -1):
+        for pairs in ("timestamps", "published"):
+            with pytest.raises(UserError, match="at least 1"):
+                embed_windows(EmbedderStandIn(), make_store(count=2), num_windows=count, pairs=pairs)  # type: ignore[arg-type]
 
 
 def test_the_pair_of_a_clip_is_its_first_window_and_its_middle_picture() -> None:

@@ -63,7 +63,7 @@ def read_classes(path: str | Path) -> Classes:
     for number, row in enumerate(rows):
         if not all(row):
             raise UserError(f"{path}, line {number + 2}: index, mid or display_name is missing")
-    order = sorted(rows, key=lambda row: int(row[0]) if row[0].isdigit() else -1)
+    order = sorted(rows, key=lambda row: int(row[0]) if row[0].isdecimal() else -1)
     if [row[0] for row in order] != [str(number) for number in range(len(order))]:
         raise UserError(f"{path}: the column index must number the {len(rows)} classes from 0, each once")
     mids, names = (tuple(row[column] for row in order) for column in (1, 2))

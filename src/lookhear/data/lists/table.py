@@ -28,7 +28,7 @@ def read_table(path: Path, text: str) -> dict[str, Listed]:
     if path_column is None:
         found = ", ".join(columns) or "nothing"
         raise UserError(f"{path} needs a header with a column 'path'; its first line has: {found}")
-    listed = {}
+    listed: dict[str, Listed] = {}
     for row in reader:
         name = row[path_column] or ""
         if not name.strip():
@@ -39,7 +39,9 @@ def read_table(path: Path, text: str) -> dict[str, Listed]:
             labels=tuple(dict.fromkeys(label.strip() for label in labels.split(";") if label.strip())),
             split=split or (f"fold{fold}" if fold else ""),
         )
-        listed[_posix(name)] = Listed(path=_posix(name), labels=about)
+        entry = Listed(path=_posix(name), labels=about)
+        if listed.get(entry.path) != entry:
+            add_once(listed, entry.path, entry, path)
     return listed
 
 

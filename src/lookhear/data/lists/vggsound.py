@@ -15,7 +15,7 @@ def is_like(row: list[str]) -> bool:
     """Whether `row` can be the first of such a list."""
     if len(row) == 2:
         return is_media_name(row[0])
-    return len(row) == 4 and _YOUTUBE_ID.fullmatch(row[0].strip()) is not None and row[1].strip().isdigit()
+    return len(row) == 4 and _YOUTUBE_ID.fullmatch(row[0].strip()) is not None and row[1].strip().isdecimal()
 
 
 def read(path: Path, text: str, classes: Classes | None) -> dict[str, Listed]:
@@ -32,7 +32,7 @@ def read(path: Path, text: str, classes: Classes | None) -> dict[str, Listed]:
         where = f"{path}, row {number}"
         if len(cells) == 2 and all(cells):
             name, label, split = cells[0], cells[1], ""
-        elif len(cells) == 4 and all(cells) and cells[1].isdigit():
+        elif len(cells) == 4 and all(cells) and cells[1].isdecimal():
             name, label, split = f"{cells[0]}_{int(cells[1]):06d}", cells[2], cells[3]
         else:
             raise UserError(f"{where}: want file,label or id,start_seconds,label,split, not {','.join(row)!r}")

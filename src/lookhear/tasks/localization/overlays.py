@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lookhear.data.sampling import nearest_frames
 from lookhear.errors import MediaError, UserError
 from lookhear.progress import Progress, quiet
 from lookhear.tasks.localization.crop import Box, model_crop
@@ -194,19 +195,28 @@ def _painted(
     believed = [one.grid for one in found if one.place.visible is not False]
     scale = (float(min(map(np.min, believed))), float(max(map(np.max, believed)))) if believed else (0.0, 1.0)
     times = _steps(start, end_seconds, FRAMES_PER_SECOND)
+    parts = np.array_split(times, -(-len(times) // int(FRAMES_PER_SECOND)))
     requests = [
         ClipRequest(
-            start_seconds=part[0], end_seconds=part[-1] + 1 / FRAMES_PER_SECOND, frame_seconds=part, sound=False
+            start_seconds=float(part[0]),
+            end_seconds=float(part[-1]) + 1 / FRAMES_PER_SECOND,
+            frame_seconds=tuple(part.tolist()),
+            sound=False,
         )
-        for part in (tuple(some.tolist()) for some in np.array_split(times, -(-len(times) // int(FRAMES_PER_SECOND))))
+        for part in parts
     ]
+    last: list[np.ndarray] = []
     with open_media(info.path) as media:
-        number = 0
-        for clip in media.read(requests, short_side=SHORT_SIDE):
-            for frame in clip.frames if clip.frames is not None else ():
+        for part, clip in zip(parts, media.read(requests, short_side=SHORT_SIDE), strict=True):
+            frames = [] if clip.frames is None else list(clip.frames)
+            if frames and len(frames) != len(part):
+                frames = [frames[number] for number in nearest_frames(clip.frame_seconds, part)]
+            # where frames are lost others stand in, or all that follow would run ahead of the sound
+            frames = frames or last * len(part)
+            last = frames[-1:]
+            for seconds, frame in zip(part.tolist(), frames, strict=bool(frames)):
                 even = frame[:, : frame.shape[1] // 2 * 2, : frame.shape[2] // 2 * 2]
-                yield _paint(embedder, even, float(times[number]), found, scale).transpose(1, 2, 0)
-                number += 1
+                yield _paint(embedder, even, seconds, found, scale).transpose(1, 2, 0)
 
 
 def _paint(

@@ -266,9 +266,11 @@ def _padded(windows: np.ndarray, counts: np.ndarray | None) -> _Windows:
     if len(counts) != len(windows) or np.min(counts, initial=1) < 1 or np.max(counts, initial=0) > tensor.shape[1]:
         raise ValueError("window counts must be one a clip, at least 1 and at most the number of windows given")
     padded = _Windows(windows=tensor, counts=torch.as_tensor(np.asarray(counts), dtype=torch.int64))
-    if not tensor[padded.missing].any():  # zero already; a copy of a large library would double its memory
+    missing = padded.missing
+    # zero already? then no copy, which would double the memory of a large library; asked a window at a time likewise
+    if not any(tensor[missing[:, k], k].any() for k in range(tensor.shape[1])):
         return padded
-    return _Windows(windows=tensor.masked_fill(padded.missing[..., None], 0.0), counts=padded.counts)
+    return _Windows(windows=tensor.masked_fill(missing[..., None], 0.0), counts=padded.counts)
 
 
 def _mean_over_diagonal(sounds: _Windows, pictures: _Windows) -> Tensor:
