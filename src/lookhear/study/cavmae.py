@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -91,7 +91,8 @@ def study(
             for seed in range(seeds)
             for row, run in rows.items()
         ]
-        outcomes += run_trials(trials, out, partial(judge, data=data), workers=workers, progress=progress)
+        judged = partial(judge, data=data)
+        outcomes += run_trials(trials, out, judged, judged_on=_about(data), workers=workers, progress=progress)
     return outcomes
 
 
@@ -218,6 +219,15 @@ def _listed(source: Path) -> list[tuple[str, str]]:
 # ---- judging
 
 
+def _about(data: StudyData) -> dict[str, Any]:
+    """What a figure depends on besides the run."""
+    from lookhear.data.store import Store
+
+    stores = {"learn": Store(data.learn).digest, "test": Store(data.test).digest}
+    settings = {"sync_frames": data.sync_frames, "located": data.located, "probe_clips": data.probe_clips}
+    return stores | settings
+
+
 def judge(trial: Trial, folder: Path, *, data: StudyData) -> Judgement:
     """Retrieval and synchrony; with truth also places; with labels also what a linear probe reads from the features."""
     from lookhear import embedder
@@ -300,7 +310,7 @@ CLAIMS = (
         figures=("sound finds picture", "picture finds sound", "probe, sound", "probe, picture", "probe, both"),
     ),
     Claim(
-        says="audio-visual pre-training helps audio-only classification",
+        says="audio-visual pre-training beats random weights at classification by sound alone",
         better=CAV_MAE,
         worse=NOT_TRAINED,
         figures=("probe, sound",),
