@@ -90,6 +90,7 @@ def _versions() -> list[Finding]:
         ("torch", "torch"),
         ("av", "av"),
         ("lancedb", "lancedb"),
+        ("huggingface_hub", "huggingface_hub"),
         ("numpy", "numpy"),
         ("pillow", "PIL"),
         ("scikit-learn", "sklearn"),

@@ -256,5 +256,5 @@ def test_the_table_says_what_it_knows() -> None:
         assert known_weights(name) is weights
         assert weights.licence.startswith("not stated")
         assert weights.url is None or weights.url.endswith(f"/{weights.file}?dl=1")
-    assert {weights.choices.mode for weights in WEIGHTS.values() if weights.choices} == {"both", "audio", "visual"}
+    assert {weights.choices.mode for weights in WEIGHTS.values() if weights.loss} == {"both", "audio", "visual"}
     assert WEIGHTS["cavmae-sync"].url is None

@@ -16,7 +16,7 @@ class Classify:
 
     media: tyro.conf.Positional[tuple[Path, ...]]
     """Video or sound files."""
-    model: Path
+    model: str
     """A fine-tuned checkpoint or a run folder."""
     top: int = 1
     """How many labels a window may have."""

@@ -16,7 +16,7 @@ class Embed:
 
     source: tyro.conf.Positional[Path]
     """A folder of media, one media file, or a prepared store."""
-    model: Path
+    model: str
     """A checkpoint or a run folder."""
     out: Path = Path("embeddings")
     """Where the arrays are written. A run that was stopped goes on where it was."""

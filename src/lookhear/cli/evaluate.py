@@ -16,7 +16,7 @@ from lookhear.console import show_progress
 class EvaluateRetrieval:
     """Does a sound find the picture it was recorded with, among all clips, and the reverse?"""
 
-    model: Path
+    model: str
     """A checkpoint or a run folder."""
     store: Path
     """The clips to test on; they must not be those it learned from."""
@@ -65,7 +65,7 @@ class EvaluateRetrieval:
 class EvaluateSync:
     """Does a frame find its own window of sound among the windows of its own clip?"""
 
-    model: Path
+    model: str
     """A checkpoint or a run folder."""
     store: Path
     """The clips to test on."""

@@ -12,7 +12,7 @@ from lookhear.console import show_progress
 class EvaluateClassification:
     """How well does a fine-tuned checkpoint name the clips? mAP, ROC area, d-prime, accuracy, and every class."""
 
-    model: Path
+    model: str
     """A fine-tuned checkpoint or a run folder."""
     store: Path
     """Labelled clips."""
@@ -55,7 +55,7 @@ class EvaluateClassification:
 class EvaluateProbe:
     """How much do frozen features tell of the labels? Trains a small head on one split and judges it on another."""
 
-    model: Path
+    model: str
     """A checkpoint or a run folder."""
     store: Path
     """Labelled clips in splits."""

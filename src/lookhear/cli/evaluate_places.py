@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class EvaluateLocalization:
     """Do heat maps lie on the object that sounds, and how often is "no visible source" wrong?"""
 
-    model: Path
+    model: str
     """A checkpoint or a run folder."""
     store: Path
     """The clips to test on."""
@@ -84,7 +84,7 @@ class EvaluateLocalization:
 class EvaluateSegmentation:
     """Are the pixels found of what a sound from elsewhere asks for? (ADE20K prompted by sound)"""
 
-    model: Path
+    model: str
     """A checkpoint or a run folder."""
     prompts: Path
     """The folder with prompted_segmentation.csv, frames, annotations and audio."""

@@ -22,7 +22,7 @@ class Localize:
 
     media: tyro.conf.Positional[Path]
     """A video file with sound."""
-    model: Path
+    model: str
     """A checkpoint or a run folder."""
     at: float = 0.0
     """The moment, in seconds on the file's clock."""
@@ -90,7 +90,7 @@ class Inpaint:
 
     media: tyro.conf.Positional[Path]
     """A media file; what it lacks can be made from the other with visual=1 or audio=1."""
-    model: Path
+    model: str
     """A checkpoint with a decoder, or a run folder."""
     at: float = 0.0
     """The moment, in seconds on the file's clock; the window around it is filled in."""

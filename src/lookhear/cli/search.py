@@ -16,7 +16,7 @@ class IndexFolders:
 
     folders: tyro.conf.Positional[tuple[Path, ...]]
     """One folder or several."""
-    model: Path | None = None
+    model: str | None = None
     """A checkpoint or a run folder. An index remembers its model."""
     index: Path = Path("lookhear.index")
     """Where the index lies."""

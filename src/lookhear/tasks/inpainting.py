@@ -126,8 +126,8 @@ def fill_in(
     """Removes what `config` says from the window around `at_seconds` and lets the model fill it in.
 
     Whatever the file lacks must be removed whole (`audio=1` or `visual=1`): then it is made from the other.
-    Raises CheckpointError for a model without a decoder, or one whose predictions have no brightness while "predicted"
-    is asked for; MediaError where there is nothing at that time; UserError for a box outside what the model sees.
+    Raises CheckpointError for a model without a decoder, or one whose predictions have (or may have) no brightness
+    while "predicted" is asked for; MediaError where there is nothing at that time; UserError for a box outside what the model sees.
     """
     config = config or InpaintConfig()
     model = embedder.model
@@ -165,7 +165,7 @@ def fill_in(
 def inpaint(
     media: str | Path,
     *,
-    model: str | Path,
+    model: "str | Path | Embedder",
     at_seconds: float,
     out: str | Path,
     config: InpaintConfig | None = None,
@@ -176,11 +176,11 @@ def inpaint(
     spectrogram in the same way, so that what differs is the model's doing; sound_original.wav is the recording.
     Raises what `fill_in` raises, and UserError where `out` cannot be written.
     """
-    from lookhear import embedder
+    from lookhear.embedder import Embedder, load
     from lookhear.media.encode import write_sound
 
     config = config or InpaintConfig()
-    found = fill_in(embedder.load(model), media, at_seconds, config)
+    found = fill_in(model if isinstance(model, Embedder) else load(model), media, at_seconds, config)
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -217,8 +217,18 @@ def _sizes(embedder: "Embedder") -> CAVMAEConfig:
 
 
 def _check_statistics(extra: Mapping[str, Any], config: InpaintConfig) -> None:
-    """Our checkpoints say what their decoder learned; published files do not."""
-    if extra.get("objective", {}).get("normalise_patches") and config.patch_statistics == "predicted":
+    """Checkpoints of ours and known weights say what their decoder learned; a published file itself does not."""
+    normalised = extra.get("objective", {}).get("normalise_patches")
+    if config.patch_statistics == "true" or normalised is False:
+        return
+    if normalised is None:
+        raise CheckpointError(
+            "nothing says whether this model learned patches with their own mean and deviation taken out, in which case "
+            "it predicts no brightness and no loudness; set patch_statistics=true to borrow them from what was there, "
+            "take a run of lookhear or weights known by name (cavmae-base-nonorm predicts them), or, if you know that "
+            "they were not taken out, load it with PublishedChoices(normalise_patches=False)"
+        )
+    else:
         raise CheckpointError(
             "this model learned patches with their own mean and deviation taken out, so it predicts no brightness and "
             "no loudness; take one trained with objective.normalise_patches=false, or set patch_statistics=true to "
