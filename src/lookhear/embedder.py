@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lookhear.config import from_dict
-from lookhear.data.batch import Batch
+from lookhear.data.batch import Batch, windows_as_clips
 from lookhear.data.preprocess import Preprocess, PreprocessConfig
 from lookhear.data.sampling import window_starts
 from lookhear.data.windows import SPAN_SECONDS, WindowPlan, Windows, cut_windows
@@ -280,16 +280,7 @@ class Embedder:
 
     def batch(self, waveform: Tensor | None, frames: Tensor | None) -> Batch:
         """Preprocessed, on the device: (M, S) and (M, C, H, W) as M clips of one window."""
-        given = waveform if waveform is not None else frames
-        count = 0 if given is None else len(given)
-        raw = Batch(
-            clip_ids=("",) * count,
-            index=torch.zeros(count, dtype=torch.int64),
-            start_seconds=torch.zeros(count, 1, dtype=torch.float64),
-            waveform=None if waveform is None else waveform[:, None],
-            frames=None if frames is None else frames[:, None],
-        )
-        return self.preprocess(raw.to(self.device))
+        return self.preprocess(windows_as_clips(waveform, frames).to(self.device))
 
     def autocast(self) -> AbstractContextManager:
         """The precision that the model computes in, as a context."""

@@ -26,9 +26,10 @@ import numpy as np
 import torch
 
 from lookhear.config import to_dict
+from lookhear.data.lock import only_writer
 from lookhear.errors import IndexStateError
 from lookhear.search.calibration import Calibration, calibrate
-from lookhear.search.facts import FORMAT, IndexFacts, check_place, only_writer, read_facts, write_facts
+from lookhear.search.facts import FORMAT, IndexFacts, check_place, read_facts, write_facts
 from lookhear.search.library import Library, LibraryFile, Modality
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ class Index:
 
         Raises IndexStateError while another process has it.
         """
-        with only_writer(self.path):
+        with only_writer(self.path, IndexStateError):
             self.remove_orphans()
             yield
 

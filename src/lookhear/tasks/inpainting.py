@@ -32,7 +32,7 @@ from lookhear.models.tokens import (
 )
 from lookhear.tasks.localization.crop import Box, box_in_crop, model_crop
 from lookhear.tasks.localization.drawing import REMOVED_COLOUR, save_picture, spectrogram_picture
-from lookhear.tasks.localization.maps import start_around
+from lookhear.tasks.localization.maps import read_around, start_around
 
 if TYPE_CHECKING:
     from lookhear.embedder import Embedder
@@ -127,7 +127,8 @@ def fill_in(
 
     Whatever the file lacks must be removed whole (`audio=1` or `visual=1`): then it is made from the other.
     Raises CheckpointError for a model without a decoder, or one whose predictions have (or may have) no brightness
-    while "predicted" is asked for; MediaError where there is nothing at that time; UserError for a box outside what the model sees.
+    while "predicted" is asked for; MediaError where there is nothing at that time; UserError for a box outside what
+    the model sees.
     """
     config = config or InpaintConfig()
     model = embedder.model
@@ -137,7 +138,9 @@ def fill_in(
             "reconstruction (model.decoder_depth above 0), not a fine-tuned one"
         )
     _check_statistics(embedder.extra, config)
-    clip = media if isinstance(media, Clip) else _read_window(embedder, media, at_seconds)
+    clip = media
+    if not isinstance(clip, Clip):
+        clip = read_around(embedder.preprocess.config, clip, at_seconds, of_window=True)
     start = start_around(at_seconds, clip.start_seconds, clip.end_seconds, embedder.window_seconds)
     windows = cut_windows(embedder.preprocess.config, clip, np.array([start]))
     _check_present(windows, config, at_seconds)
@@ -223,17 +226,16 @@ def _check_statistics(extra: Mapping[str, Any], config: InpaintConfig) -> None:
         return
     if normalised is None:
         raise CheckpointError(
-            "nothing says whether this model learned patches with their own mean and deviation taken out, in which case "
-            "it predicts no brightness and no loudness; set patch_statistics=true to borrow them from what was there, "
+            "nothing says whether this model learned patches with their own mean and deviation taken out, and so "
+            "predicts no brightness and no loudness; set patch_statistics=true to borrow them from what was there, "
             "take a run of lookhear or weights known by name (cavmae-base-nonorm predicts them), or, if you know that "
             "they were not taken out, load it with PublishedChoices(normalise_patches=False)"
         )
-    else:
-        raise CheckpointError(
-            "this model learned patches with their own mean and deviation taken out, so it predicts no brightness and "
-            "no loudness; take one trained with objective.normalise_patches=false, or set patch_statistics=true to "
-            "borrow them from what was there"
-        )
+    raise CheckpointError(
+        "this model learned patches with their own mean and deviation taken out, so it predicts no brightness and "
+        "no loudness; take one trained with objective.normalise_patches=false, or set patch_statistics=true to "
+        "borrow them from what was there"
+    )
 
 
 def _check_present(windows: Windows, config: InpaintConfig, at_seconds: float) -> None:
@@ -246,28 +248,6 @@ def _check_present(windows: Windows, config: InpaintConfig, at_seconds: float) -
             )
         if not present and config.patch_statistics == "true":
             raise MediaError(f"there is no {word} at {at_seconds:g} s to borrow statistics from; take another time")
-
-
-def _read_window(embedder: "Embedder", path: str | Path, at_seconds: float) -> Clip:
-    from lookhear.data.sampling import frame_times
-    from lookhear.media.decode import read_clip
-    from lookhear.media.probe import probe
-
-    info, settings = probe(path), embedder.preprocess.config
-    if not info.start_seconds <= at_seconds < info.end_seconds:
-        raise MediaError(
-            f"'{path}' has nothing at {at_seconds:g} s; it goes from {info.start_seconds:g} to {info.end_seconds:g} s"
-        )
-    length = embedder.window_seconds
-    start = start_around(at_seconds, info.start_seconds, info.end_seconds, length)
-    return read_clip(
-        path,
-        start_seconds=start,
-        end_seconds=min(start + length, info.end_seconds),
-        frame_seconds=frame_times(start, length, settings.frames_per_window).tolist(),
-        sample_rate=settings.sample_rate,
-        channel=settings.channel,
-    )
 
 
 # ---- what is removed

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,12 +16,6 @@ from lookhear.tasks.matching.similarity import (
     pair_similarity,
 )
 from lookhear.tasks.metrics import Ranks, ranks
-
-
-def _golden() -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
-
-    return load_file(Path(__file__).parents[2] / "golden" / "metrics.safetensors")
 
 
 def _unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -45,8 +38,7 @@ def _summary(found: Ranks) -> list[float]:
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_similarity_and_ranks_equal_the_golden_ones(aggregation: Aggregation) -> None:
-    golden = _golden()
+def test_similarity_and_ranks_equal_the_golden_ones(aggregation: Aggregation, golden: dict[str, np.ndarray]) -> None:
     audio, image = (golden[name] / np.linalg.norm(golden[name], axis=2, keepdims=True) for name in ("audio", "image"))
     similarity = pair_similarity(audio, image, aggregation=aggregation)
     both = pair_ranks(audio, image, aggregations=(aggregation,), block_bytes=5000)[aggregation]
@@ -61,8 +53,7 @@ def test_similarity_and_ranks_equal_the_golden_ones(aggregation: Aggregation) ->
         assert _summary(streamed) == expected
 
 
-def test_one_window_equals_the_golden_clip_similarity() -> None:
-    golden = _golden()
+def test_one_window_equals_the_golden_clip_similarity(golden: dict[str, np.ndarray]) -> None:
     audio, image = (golden[name] / np.linalg.norm(golden[name], axis=2, keepdims=True) for name in ("audio", "image"))
     for aggregation in AGGREGATIONS:  # with one window they are all the same thing
         similarity = pair_similarity(audio[:, :1], image[:, :1], aggregation=aggregation)
