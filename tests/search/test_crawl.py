@@ -19,6 +19,7 @@ from lookhear.embedder import Embedder
 from lookhear.errors import IndexStateError
 from lookhear.media.decode import read_clip
 from lookhear.media.encode import write_sound
+from lookhear.media.workers import Done
 from lookhear.search import crawl as crawling
 from lookhear.search.crawl import CrawlSummary, index
 from lookhear.search.index import FileRow, Index
@@ -73,7 +74,7 @@ def assert_same(left: Path, right: Path) -> None:
 
 def test_every_file_has_a_row_and_is_found(media: Path, embedder: Embedder) -> None:
     summary = crawl(media, embedder)
-    assert summary.counts == {"ok": 6, "picture_only": 0, "sound_only": 1, "partial": 0, "refused": 0}
+    assert summary.counts == {"ok": 6, "picture_only": 0, "sound_only": 1, "partial": 0, "refused": 0, "waiting": 0}
     assert (summary.added, summary.files, summary.refused) == (7, 7, ())
     rows = by_path(media)
     assert rows["sound.wav"].reason == "no picture track"
@@ -311,18 +312,186 @@ def test_workers_give_the_same(media: Path, embedder: Embedder, tmp_path: Path) 
     assert notes == [(done, 7) for done in range(8)]
 
 
+# ---- causes that pass
+
+
+def test_a_child_that_is_killed_from_outside_says_nothing_about_its_file(
+    media: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Done by hand: what `workers.py` says of such a child is tested there."""
+    monkeypatch.setattr(stretch, "STRETCH_SECONDS", 0.8)
+    whole = Embedder.plan
+    monkeypatch.setattr(Embedder, "plan", lambda self, **options: replace(whole(self, **options), span_seconds=0.8))
+    kills = {"sub0/clip0.mp4@0": 1, "sub1/clip1.mp4@1": 1, "sub0/clip2.mp4@0": 9, "sub1/clip3.mp4@1": 9}
+
+    class Killing(crawling.LimitedPool):
+        def map(self, function: object, items: object, **options: object) -> object:
+            for item in items:  # type: ignore[attr-defined]
+                key = f"{Path(item.path).relative_to(media.resolve()).as_posix()}@{item.stretch}"
+                if kills.get(key, 0):
+                    kills[key] -= 1
+                    yield Done(item=item, failure="the process crashed (SIGKILL)", is_from_outside=True)
+                else:
+                    yield Done(item=item, value=stretch.decode_stretch(item))
+
+    with monkeypatch.context() as killing:
+        killing.setattr(crawling, "LimitedPool", Killing)
+        summary = crawl(media, embedder)
+    assert kills == {"sub0/clip0.mp4@0": 0, "sub1/clip1.mp4@1": 0, "sub0/clip2.mp4@0": 7, "sub1/clip3.mp4@1": 7}
+    assert sorted(Path(each.path).name for each in summary.refused) == ["clip2.mp4", "clip3.mp4"]
+    assert all("next crawl tries it again" in each.reason for each in summary.refused)
+    assert (summary.counts["ok"], summary.counts["partial"]) == (4, 0)
+    again = crawl(media, embedder)
+    assert (again.counts["ok"], again.added, again.unchanged) == (6, 2, 5)
+    index([media], model=embedder, index_path=media.parent / "fresh", workers=0)
+    assert_same(media.parent / "index", media.parent / "fresh")
+
+
+def test_refused_files_are_tried_again_when_asked(
+    media: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (media / "text.mp4").write_text("this is no video " * 100)
+
+    def failing(job: stretch.StretchJob) -> stretch.Decoded:
+        if job.path.endswith("clip3.mp4"):
+            raise RuntimeError("took longer than 300 s")
+        return stretch.decode_stretch(job)
+
+    with monkeypatch.context() as failed:
+        failed.setattr(crawling, "decode_stretch", failing)
+        assert crawl(media, embedder).counts["refused"] == 2
+    assert crawl(media, embedder).counts["refused"] == 2
+    decoded: list[str] = []
+    monkeypatch.setattr(crawling, "decode_stretch", lambda job: decoded.append(job.path) or stretch.decode_stretch(job))
+    summary = crawl(media, embedder, retry_refused=True)
+    assert sorted(Path(path).name for path in decoded) == ["clip3.mp4", "text.mp4"]
+    assert (summary.counts["refused"], summary.counts["ok"]) == (1, 6)
+    (media / "text.mp4").unlink()
+    crawl(media, embedder)
+    index([media], model=embedder, index_path=media.parent / "fresh", workers=0)
+    assert_same(media.parent / "index", media.parent / "fresh")
+
+
+def test_large_files_are_hashed_once_and_in_this_process(
+    media: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    crawl(media, embedder)
+    sizes = sorted(path.stat().st_size for path in media.rglob("*.mp4"))
+    monkeypatch.setattr(crawling, "_LARGE_BYTES", sizes[3])
+    here, inside = [], []
+    monkeypatch.setattr(
+        crawling, "hash_file", lambda path, **options: here.append(path) or stretch.hash_file(path, **options)
+    )
+    original = stretch.hash_file
+    monkeypatch.setattr(stretch, "hash_file", lambda path, **o: inside.append(path) or original(path, **o))
+
+    def failing(job: stretch.StretchJob) -> stretch.Decoded:
+        if job.path.endswith("clip5.mp4"):
+            raise RuntimeError("crash")
+        return stretch.decode_stretch(job)
+
+    monkeypatch.setattr(crawling, "decode_stretch", failing)
+    index([media], model=embedder, index_path=tmp_path / "large", workers=0)
+    large = {path.resolve() for path in media.rglob("*.*") if path.is_file() and path.stat().st_size >= sizes[3]}
+    assert set(here) == large
+    assert len(here) == len(large) >= 3
+    assert len(inside) == 7  # every file once, by either
+    rows = {row.path: row for row in Index(tmp_path / "large").files()}
+    assert {path: row.file_id for path, row in rows.items()} == {path: r.file_id for path, r in by_path(media).items()}
+    assert rows["sub1/clip5.mp4"].status == "refused"
+
+
+# ---- files that are still being written
+
+
+def test_a_file_that_was_just_written_waits(media: Path, embedder: Embedder) -> None:
+    old = time.time_ns() - 3600 * 10**9
+    for path in media.rglob("*.*"):
+        os.utime(path, ns=(old, old))
+    crawl(media, embedder)
+    before = contents(media.parent / "index")
+    make_clip(media / "new.mp4", 20)
+    make_clip(media / "sub0" / "clip0.mp4", 21)
+    ahead = time.time_ns() + 3600 * 10**9
+    make_clip(media / "ahead.mp4", 22)
+    os.utime(media / "ahead.mp4", ns=(ahead, ahead))  # written by a machine whose clock is wrong
+    summary = crawl(media, embedder, settle_seconds=60.0)
+    assert sorted(Path(each.path).name for each in summary.waiting) == ["clip0.mp4", "new.mp4"]
+    assert (summary.counts["waiting"], summary.added, summary.changed, summary.refused) == (1, 1, 0, ())
+    rows = by_path(media)
+    assert (rows["new.mp4"].status, rows["new.mp4"].num_moments) == ("waiting", 0)
+    assert "still being written" in rows["new.mp4"].reason
+    assert rows["sub0/clip0.mp4"] in before[0]  # what was known of it stays until it is known better
+    os.utime(media / "new.mp4", ns=(old, old))
+    os.utime(media / "sub0" / "clip0.mp4", ns=(old, old))
+    summary = crawl(media, embedder, settle_seconds=60.0)
+    assert (summary.added, summary.changed, summary.waiting, summary.counts["waiting"]) == (1, 1, (), 0)
+    assert by_path(media)["new.mp4"].status == "ok"
+
+
+# ---- another model beside
+
+
+def test_another_model_beside_the_old_one(
+    media: Path, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tiny_embedder(tmp_path, 7)
+    target = media.parent / "index"
+    crawl(media, embedder)
+    searcher = Index(target)
+    before = searcher.search(sound=media / "sound.wav")
+    with pytest.raises(IndexStateError, match="--beside"):
+        crawl(media, other)
+    with pytest.raises(IndexStateError, match="very model"):
+        index([], model=embedder, index_path=target, beside=True, workers=0)
+
+    def dying(job: stretch.StretchJob) -> stretch.Decoded:
+        if job.path.endswith("clip3.mp4"):
+            raise KeyboardInterrupt
+        return stretch.decode_stretch(job)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(crawling, "decode_stretch", dying)
+        killed.setattr(crawling, "_WRITE_FILES", 1)
+        with pytest.raises(KeyboardInterrupt):
+            index([], model=other, index_path=target, beside=True, workers=0)
+    assert Index(target).facts.fingerprint == embedder.fingerprint
+    assert searcher.search(sound=media / "sound.wav") == before
+    decoded: list[str] = []
+    monkeypatch.setattr(crawling, "decode_stretch", lambda job: decoded.append(job.path) or stretch.decode_stretch(job))
+    summary = index([], model=other, index_path=target, beside=True, workers=0)
+    assert 0 < len(decoded) < 7  # it went on
+    assert (summary.files, summary.counts["ok"]) == (7, 6)
+    monkeypatch.undo()
+    fresh = tmp_path / "fresh"
+    index([media], model=other, index_path=fresh, workers=0)
+    assert_same(target, fresh)
+    assert Index(target).facts.fingerprint == other.fingerprint
+    after = searcher.search(sound=media / "sound.wav")  # it was open all the time
+    assert after == Index(fresh).search(sound=media / "sound.wav")
+    assert len(list(target.glob("tables*"))) == 1
+    assert crawl(media, other).unchanged == 7
+    closer = index([], index_path=target, beside=True, hop_seconds=0.12, workers=0)
+    assert closer.moments > 1.5 * summary.moments
+    shutil.rmtree(media)
+    media.mkdir()
+    with pytest.raises(IndexStateError, match="mount"):
+        index([], model=embedder, index_path=target, beside=True, workers=0)
+    assert len(Index(target).library()) == closer.moments
+
+
 # ---- kill -9
 
 _CRAWL = """
 import sys, time
-from lookhear.search import crawl, index
+from lookhear.search import crawl, tables
 crawl._WRITE_FILES = 1
 for name in ("add_moments", "put_files", "delete_files", "delete_moments", "compact"):
-    def slow(self, *arguments, original=getattr(index._Tables, name)):
+    def slow(self, *arguments, original=getattr(tables.Tables, name)):
         time.sleep(0.05)
         original(self, *arguments)
         time.sleep(0.05)
-    setattr(index._Tables, name, slow)
+    setattr(tables.Tables, name, slow)
 print("ready", flush=True)
 crawl.index([sys.argv[1]], model=sys.argv[2], index_path=sys.argv[3], workers=0)
 print("done", flush=True)

@@ -1,16 +1,20 @@
 """What a decoding process does for whoever embeds files: hash a file, decode a stretch of it, cut the windows.
 
 A stretch is some two minutes, so that a long file neither fills the memory of a process nor runs into its time limit.
+A process keeps the file of its last stretch open: a further stretch of it goes on from there. To open a file means to
+read its packets, and containers without an index (TS, AVI, FLV, MXF) can only be read from their beginning, so opening
+one anew for every stretch would take time that grows with the square of its length.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lookhear.data.manifest import Status
-from lookhear.data.windows import WindowPlan, Windows
+from lookhear.data.windows import Span, WindowPlan, Windows
 from lookhear.errors import MediaError, reason_of
+from lookhear.media.clip import Clip
 from lookhear.media.decode import open_media
 from lookhear.media.info import is_loss
 
@@ -27,6 +31,7 @@ class StretchJob:
     plan: WindowPlan
     stretch: int
     known_ids: frozenset[str] = frozenset()  # of files of the same size: with one of these there is nothing to decode
+    file_id: str = ""  # where it is known already; else the first stretch hashes the file
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,31 +50,96 @@ class Decoded:
     refusal: str = ""  # why there is nothing at all
 
 
+class _Reading:
+    """An open file that is read span by span, forward only."""
+
+    def __init__(self, job: StretchJob) -> None:
+        self.key = _reading_key(job)
+        self.media = open_media(job.path)
+        self.spans = job.plan.spans(self.media.info)
+        self.position = 0  # of the span that comes next
+        self._to_draw = 0
+        self._drawn: list[int] = []
+        self._clips = job.plan.read(self.media, self._draw())
+
+    def read(self, first: int, last: int) -> Iterator[tuple[Span, Clip, Windows]]:
+        """The spans from `first` up to `last`; those between here and there are passed over, undecoded if possible."""
+        self._to_draw = max(self._to_draw, first)
+        while self.position < last:
+            clip, windows = next(self._clips)
+            number = self._drawn.pop(0)
+            self.position = number + 1
+            if number >= first:
+                yield self.spans[number], clip, windows
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._clips.close()
+
+    def _draw(self) -> Iterator[Span]:
+        while self._to_draw < len(self.spans):
+            self._drawn.append(self._to_draw)
+            self._to_draw += 1
+            yield self.spans[self._drawn[-1]]
+
+
+_open_reading: _Reading | None = None  # of this process
+
+
+def _reading_key(job: StretchJob) -> tuple[object, ...]:
+    try:
+        status = Path(job.path).stat()
+    except OSError:
+        return (job.path, job.plan, None)
+    return (job.path, job.plan, status.st_size, status.st_mtime_ns)
+
+
+def _reading_of(job: StretchJob) -> _Reading:
+    """The file of `job`, open and not yet beyond its stretch."""
+    global _open_reading
+    kept, _open_reading = _open_reading, None
+    if kept is not None:
+        if kept.key == _reading_key(job) and kept.position <= job.stretch * _spans_a_stretch(job):
+            return kept
+        kept.close()
+    return _Reading(job)
+
+
+def _spans_a_stretch(job: StretchJob) -> int:
+    return max(1, int(STRETCH_SECONDS / job.plan.span_seconds))
+
+
 def decode_stretch(job: StretchJob) -> Decoded:
     """Hashes the file (with the first stretch only) and decodes a stretch of it. A bad file is no exception."""
-    file_id = hash_file(job.path) if job.stretch == 0 else ""
-    if file_id in job.known_ids:
+    global _open_reading
+    file_id = job.file_id or (hash_file(job.path) if job.stretch == 0 else "")
+    if job.stretch == 0 and file_id in job.known_ids:
         return Decoded(file_id=file_id)
     windows: list[Windows] = []
     problems: list[str] = []
     lost = 0
     try:
-        with open_media(job.path) as media:
-            info = media.info
-            spans = job.plan.spans(info)
-            per_stretch = max(1, int(STRETCH_SECONDS / job.plan.span_seconds))
-            chosen = spans[job.stretch * per_stretch : (job.stretch + 1) * per_stretch]
-            try:
-                for span, (clip, cut) in zip(chosen, job.plan.read(media, chosen), strict=True):
-                    windows.append(cut)
-                    problems += clip.problems
-                    lost += len(span.request.frame_seconds or ()) - len(clip.frame_seconds)
-            except MemoryError:
-                raise
-            except Exception as error:  # whatever a decoder makes of a bad file: what came before is good
-                problems.append(reason_of(error))
+        reading = _reading_of(job)
+        info, spans = reading.media.info, reading.spans
     except MediaError as error:
         return Decoded(file_id=file_id, refusal=error.reason)
+    per_stretch = _spans_a_stretch(job)
+    last = min(len(spans), (job.stretch + 1) * per_stretch)
+    try:
+        for span, clip, cut in reading.read(job.stretch * per_stretch, last):
+            windows.append(cut)
+            problems += clip.problems
+            lost += len(span.request.frame_seconds or ()) - len(clip.frame_seconds)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a decoder makes of a bad file: what came before is good
+        problems.append(reason_of(error))
+        reading.close()
+    else:
+        if last < len(spans):
+            _open_reading = reading
+        else:
+            reading.close()
     return Decoded(
         file_id=file_id,
         num_stretches=-(-len(spans) // per_stretch),
@@ -117,14 +187,19 @@ def judge(
     return Verdict(status=status, reason="; ".join(remarks))
 
 
-def hash_file(path: str | Path) -> str:
-    """The id of a file: 32 hexadecimal digits of the sha256 of its bytes; empty where they cannot be read."""
+def hash_file(path: str | Path, *, is_unwanted: Callable[[], bool] = lambda: False) -> str:
+    """The id of a file: 32 hexadecimal digits of the sha256 of its bytes; empty where they cannot be read.
+
+    `is_unwanted` is asked now and then; once it says so, the answer is empty.
+    """
     digest = hashlib.sha256()
     try:
         if not Path(path).is_file():
             return ""
         with Path(path).open("rb") as file:
             while block := file.read(_HASH_BLOCK):
+                if is_unwanted():
+                    return ""
                 digest.update(block)
     except OSError:
         return ""

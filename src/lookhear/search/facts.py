@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from lookhear.errors import ConfigError, IndexStateError
 
 FORMAT = 1
 _FACTS_NAME = "index.json"
+_NEXT_NAME = "index.next.json"
 _LOCK_NAME = "writing.lock"
 
 
@@ -36,20 +38,23 @@ class IndexFacts:
     """E"""
     libraries: tuple[str, ...] = ()
     """the folders that were indexed, as absolute paths"""
+    tables: str = "tables"
+    """the folder of the tables, inside the index"""
 
 
-def read_facts(path: Path) -> IndexFacts:
-    """What index.json of the index at `path` says.
+def read_facts(path: Path, *, is_next: bool = False) -> IndexFacts:
+    """What index.json of the index at `path` says, or index.next.json, of an index that is made beside it.
 
     Raises IndexStateError where there is none, or one that this version cannot read.
     """
+    name = _NEXT_NAME if is_next else _FACTS_NAME
     try:
-        data: Any = json.loads((path / _FACTS_NAME).read_text(encoding="utf-8"))
+        data: Any = json.loads((path / name).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         what = f"{path} is not an index" if path.exists() else f"there is no index at {path}"
         raise IndexStateError(f"{what}; make one with `lookhear index FOLDER --model CHECKPOINT`") from None
     except (OSError, ValueError) as error:
-        raise IndexStateError(f"cannot read {path / _FACTS_NAME} ({error}); make the index again") from None
+        raise IndexStateError(f"cannot read {path / name} ({error}); make the index again") from None
     found = data.get("format") if isinstance(data, dict) else None
     if found != FORMAT:
         raise IndexStateError(
@@ -59,22 +64,48 @@ def read_facts(path: Path) -> IndexFacts:
     try:
         return from_dict(IndexFacts, data)
     except ConfigError as error:
-        raise IndexStateError(f"{path / _FACTS_NAME} is damaged ({error}); make the index again") from None
+        raise IndexStateError(f"{path / name} is damaged ({error}); make the index again") from None
 
 
-def write_facts(path: Path, facts: IndexFacts) -> None:
+def write_facts(path: Path, facts: IndexFacts, *, is_next: bool = False) -> None:
     """Writes index.json, whole or not at all. Raises IndexStateError where that is not possible."""
-    new = path / f"{_FACTS_NAME}.{os.getpid()}.tmp"
+    name = _NEXT_NAME if is_next else _FACTS_NAME
+    new = path / f"{name}.{os.getpid()}.tmp"
     try:
         path.mkdir(parents=True, exist_ok=True)
         new.write_bytes(json.dumps(to_dict(facts), indent=2).encode())
-        new.replace(path / _FACTS_NAME)
+        new.replace(path / name)
     except OSError as error:
         with contextlib.suppress(OSError):
             new.unlink(missing_ok=True)
         raise IndexStateError(
             f"cannot write {path}: {error.strerror or error}; mend that or choose another folder (--index DIR)"
         ) from None
+
+
+def has_next(path: Path) -> bool:
+    """Whether another index is being made beside this one."""
+    return (path / _NEXT_NAME).exists()
+
+
+def switch_to_next(path: Path) -> None:
+    """Makes the index that was made beside this one the index, in one step."""
+    (path / _NEXT_NAME).replace(path / _FACTS_NAME)
+
+
+def drop_next(path: Path) -> None:
+    """Gives up the index that was made beside this one; its tables go with `drop_strays`."""
+    (path / _NEXT_NAME).unlink(missing_ok=True)
+
+
+def drop_strays(path: Path) -> None:
+    """Deletes the tables that no facts name: those that were replaced, or left behind by a killed process."""
+    named = {read_facts(path).tables}
+    if has_next(path):
+        named.add(read_facts(path, is_next=True).tables)
+    for folder in path.glob("tables*"):
+        if folder.name not in named and folder.is_dir():
+            shutil.rmtree(folder, ignore_errors=True)  # what cannot go now goes the next time
 
 
 def check_place(path: Path) -> None:
