@@ -480,6 +480,21 @@ def test_another_model_beside_the_old_one(
     assert len(Index(target).library()) == closer.moments
 
 
+def test_an_index_whose_model_was_replaced_takes_no_vectors_of_the_old_one(
+    media: Path, embedder: Embedder, tmp_path: Path
+) -> None:
+    crawl(media, embedder)
+    late = Index(media.parent / "index", model=embedder)
+    request = late.request(sound=media / "sound.wav")
+    index([], model=tiny_embedder(tmp_path, 7), index_path=late.path, beside=True, workers=0)
+    (media / "sound.wav").touch()
+    with pytest.raises(IndexStateError, match="another model"):
+        crawling.crawl(late, [media.resolve()], crawling.CrawlOptions(workers=0))
+    with pytest.raises(IndexStateError, match="make it again"):
+        late.find(request)
+    assert late.find(late.request(sound=media / "sound.wav"))
+
+
 # ---- kill -9
 
 _CRAWL = """

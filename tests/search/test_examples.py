@@ -182,6 +182,8 @@ def test_a_moment_of_the_library_finds_others_like_it(library: Library) -> None:
         ("0.mp4@5-3", "FILE@SECONDS"),
         ("@3", "FILE@SECONDS"),
         ("nowhere.mp4@3", "no moments of a file nowhere.mp4"),
+        ("0.mp4@nan", "names no moment"),
+        ("0.mp4@inf", "names no moment"),
         ("0.mp4@99", r"from 0\.00 to 8\.00 s"),
     ],
 )

@@ -121,3 +121,9 @@ def test_bytes_of_names_are_kept() -> None:
     name = os.fsdecode(b"caf\xe9") if sys.platform == "linux" else "caf\udce9"
     assert to_bytes(name) == b"caf\xe9"
     assert asdict(hit_of(name))["path"] == name
+
+
+@pytest.mark.parametrize("name", [".", "/", ""])
+def test_a_folder_is_no_file(name: str) -> None:
+    with pytest.raises(UserError, match="name a file"):
+        export_hits([], format="csv", out=name)

@@ -30,6 +30,7 @@ def file(path: str, *copies: str, **facts: object) -> LibraryFile:
         (Where(name="*.MOV"), True),
         (Where(name="tape?.mov"), True),
         (Where(name="tape"), False),
+        (Where(name="[t]ape?.mov"), False),  # brackets are brackets
         (Where(name="*/news/*"), True),
         (Where(name="*/sport/*"), False),
         (Where(after=datetime.date(2026, 3, 1)), True),
@@ -66,7 +67,22 @@ def test_a_filtered_search_is_the_whole_one_without_the_others() -> None:
     library = make_library([20.0] * 6)
     query = query_of(library.audio[30:31])
     whole = search(library, query, top=1000)
-    for name in ("[135].mp4", "0.mp4", "none"):
+    for name in ("?.mp4", "0.mp4", "none"):
         kept = search(library, query, top=1000, where=Where(name=name))
         assert kept == [hit for hit in whole if Path(hit.path).match(name)]
     assert np.isfinite([hit.score for hit in whole]).all()
+
+
+@pytest.mark.parametrize("text", ["0001-01-01", "yesterday"])
+def test_a_date_that_no_clock_has(text: str) -> None:
+    with pytest.raises(IndexStateError, match="is no date"):
+        read_date(text)
+
+
+def test_a_folder_is_known_by_its_link_too(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    where = Where(folder=tmp_path / "link")
+    assert where.narrow(file(str(tmp_path / "link" / "a.mov"))) is not None
+    assert where.narrow(file(str((tmp_path / "real").resolve() / "a.mov"))) is not None
+    assert where.narrow(file(str(tmp_path / "other" / "a.mov"))) is None

@@ -101,3 +101,33 @@ def test_what_is_not_known_changes_nothing(target: Path, tmp_path: Path, monkeyp
         assert len(list(target.glob("tables*"))) == 1  # what the killed one left is gone
         with pytest.raises(IndexStateError, match="another process"):
             forgetting.forget([tmp_path / "media" / "a"], index_path=target)
+
+
+def test_killed_between_two_indexes_it_can_be_run_again(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tiny_embedder(tmp_path, 5)
+    beside = create_index_beside(target, other)
+    with beside.writing():
+        beside.write(Index(target).files())
+    erase, erased = Index.erase, []
+
+    def dying(self: Index, *arguments: object) -> None:
+        if erased:
+            raise KeyboardInterrupt
+        erased.append(erase(self, *arguments))  # type: ignore[arg-type]
+
+    with monkeypatch.context() as killed:
+        killed.setattr(Index, "erase", dying)
+        with pytest.raises(KeyboardInterrupt):
+            forget([tmp_path / "media" / "a" / "secret.mp4"], index_path=target)
+    assert forget([tmp_path / "media" / "a" / "secret.mp4"], index_path=target).files == 1
+    assert on_disk(target, b"secret.mp4") == []
+
+
+def test_an_empty_folder_that_is_gone_can_be_forgotten(target: Path, tmp_path: Path, embedder: Embedder) -> None:
+    (tmp_path / "media" / "empty").mkdir()
+    index([tmp_path / "media" / "empty"], index_path=target, workers=0)
+    (tmp_path / "media" / "empty").rmdir()
+    assert forget([tmp_path / "media" / "empty"], index_path=target).files == 0
+    assert len(Index(target).facts.libraries) == 2

@@ -1,5 +1,6 @@
 """Edit lists and OpenTimelineIO, read back: a wrong frame here is a wrong cut in the editing program."""
 
+import dataclasses
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -236,3 +237,13 @@ def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(__import__("sys").modules, "opentimelineio", None)
     with pytest.raises(UserError, match=r"pip install 'lookhear\[editor\]'"):
         timeline.otio_timeline([], title="x")
+
+
+def test_lists_of_rates_that_look_alike_have_names_of_their_own(tmp_path: Path) -> None:
+    path = make_timecoded(tmp_path / "a.mov", NTSC, "01:00:00:00", num_frames=10)
+    known = read_timing(path)
+    placed = [
+        Placed(rank=rank, hit=hit_of(path, 0.0, 0.1), timing=dataclasses.replace(known, rate=rate))
+        for rank, rate in enumerate((Fraction(12501, 1000), Fraction(125012, 10000), Fraction(25)), start=1)
+    ]
+    assert [each.part for each in edit_lists(placed, title="t")] == ["12.501", "12.501-2", "25"]

@@ -124,6 +124,7 @@ def crawl(
     """
     embedder = target.embedder()
     with target.writing():
+        target.check_model(embedder)  # until now another process could put an index of another model in its place
         found = survey(
             target,
             roots,

@@ -1,5 +1,6 @@
 """`Request`: what is looked for, made of examples and counter-examples, which are files or moments of the index."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ class Request:
 
     examples: tuple[Query, ...]  # at least one
     counter_examples: tuple[Query, ...] = ()
+    fingerprint: str  # of the model that made their vectors
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -68,7 +70,7 @@ def make_request(
         raise IndexStateError(
             "there is nothing to search by; give a sound, a picture, a clip or a moment of an indexed file (like)"
         )
-    return Request(examples=queries(wanted), counter_examples=queries(unwanted))
+    return Request(examples=queries(wanted), counter_examples=queries(unwanted), fingerprint=facts.fingerprint)
 
 
 def _several(values: "Media | Moment") -> list[str | Path | Hit]:
@@ -129,7 +131,7 @@ def _read_moment(text: str) -> tuple[str, float, float]:
         first, dash, last = times.partition("-")
         start = _clock(first)
         end = _clock(last) if dash else start
-        if end < start:
+        if not 0.0 <= start <= end < math.inf:  # not a number neither
             raise ValueError
     except ValueError:
         raise IndexStateError(

@@ -73,6 +73,7 @@ def export_hits(hits: Sequence[Hit], *, format: Format, out: str | Path, title: 
     file cannot be written or the format is unknown.
     """
     out = Path(out)
+    _check_name(out)
     rendered = render_hits(hits, format=format, title=title)
     files = []
     for document in rendered.documents:
@@ -128,6 +129,7 @@ def write_whole(path: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def appearing(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to, renamed to it in the end; raises UserError where that cannot be done."""
+    _check_name(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,6 +142,11 @@ def appearing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def _check_name(path: Path) -> None:
+    if not path.name or path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder; name a file")
 
 
 def _one(text: str, skipped: tuple[Skipped, ...] = ()) -> Rendered:

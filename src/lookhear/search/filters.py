@@ -4,6 +4,7 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -57,12 +58,17 @@ class Where:
             modified=tuple(when for _, when in passing if when is not None),
         )
 
+    @cached_property
+    def _folders(self) -> tuple[Path, ...]:
+        # As it is named and as it is: a link inside a library keeps its name.
+        return () if self.folder is None else (Path(self.folder).absolute(), Path(self.folder).resolve())
+
     def _passes(self, path: Path, modified: float | None) -> bool:
-        if self.folder is not None and not path.is_relative_to(Path(self.folder).resolve()):
+        if self._folders and not any(path.is_relative_to(folder) for folder in self._folders):
             return False
         if self.name is not None:
             compared = path.as_posix() if "/" in self.name else path.name
-            if not fnmatch(compared.lower(), self.name.lower()):
+            if not fnmatch(compared.lower(), self.name.lower().replace("[", "[[]")):  # a bracket is a bracket
                 return False
         if self.after is None and self.before is None:
             return True
@@ -85,9 +91,11 @@ def narrowed(files: Sequence[LibraryFile], where: Where | None) -> tuple[list[Li
 def read_date(text: str) -> datetime.datetime:
     """A day or a time of this machine's clock, as `2026-01-31` or `2026-01-31T12:30`. Raises IndexStateError."""
     try:
-        return datetime.datetime.fromisoformat(text)
-    except ValueError:
+        date = datetime.datetime.fromisoformat(text)
+        date.timestamp()  # the first and last days of the calendar have none
+    except (ValueError, OverflowError, OSError):
         raise IndexStateError(f"'{text}' is no date; write it as 2026-01-31 or 2026-01-31T12:30") from None
+    return date
 
 
 def _seconds_of(date: datetime.date | datetime.datetime) -> float:

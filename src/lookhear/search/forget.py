@@ -24,8 +24,9 @@ def forget(paths: Sequence[str | Path], *, index_path: str | Path = "lookhear.in
 
     The media themselves stay, and so the next crawl of a folder that holds them indexes them again; a folder that was
     indexed itself is crawled no more by `index --beside`. The files need not exist. Moments of bytes that another file
-    of the index has too belong to that file and stay. It happens in one step: killed before its end, it has done
-    nothing. A search that is under way in another process may fail.
+    of the index has too belong to that file and stay. It happens in one step: killed before that, the index is as it
+    was; killed after it, what is left on the disk goes with the next process that writes, such as this command run
+    again. A search that is under way in another process may fail.
 
     Raises IndexStateError for a path of which the index knows nothing, and while another process writes to it.
     """
@@ -35,17 +36,20 @@ def forget(paths: Sequence[str | Path], *, index_path: str | Path = "lookhear.in
     target = Index(index_path)
     with target.writing():
         before = target.files()
+        known: set[Path] = set()
+        for place in (*map(Path, target.facts.libraries), *(row.full_path for row in before)):
+            known.update((place, *place.parents))
         for path in paths:
-            if not any(_is_in(row.full_path, {Path(path).absolute(), Path(path).resolve()}) for row in before):
+            if known.isdisjoint((Path(path).absolute(), Path(path).resolve())):
                 raise IndexStateError(
                     f"{target.path} knows nothing of {path}; `lookhear status --files` lists what it knows"
                 )
         rows = [row for row in before if _is_in(row.full_path, named)]
-        stay = {row.file_id for row in before if row not in rows and row.num_moments}
-        _erase(target, rows, named)
-        if has_next(target.path):
+        stay = {row.file_id for row in before if row.num_moments and not _is_in(row.full_path, named)}
+        if has_next(target.path):  # first, so that the index knows what is to be forgotten until all of it is
             beside = Index(target.path, is_next=True)
             _erase(beside, [row for row in beside.files() if _is_in(row.full_path, named)], named)
+        _erase(target, rows, named)
     moments = {row.file_id: row.num_moments for row in rows if row.file_id not in stay}
     return ForgetSummary(
         index=str(target.path),
@@ -56,9 +60,8 @@ def forget(paths: Sequence[str | Path], *, index_path: str | Path = "lookhear.in
 
 
 def _is_in(path: Path, named: set[Path]) -> bool:
-    return any(path == place or path.is_relative_to(place) for place in named)
+    return path in named or any(folder in named for folder in path.parents)
 
 
 def _erase(target: Index, rows: Sequence[FileRow], named: set[Path]) -> None:
-    target.erase(rows)
-    target.remove_libraries(folder for folder in target.facts.libraries if _is_in(Path(folder), named))
+    target.erase(rows, [folder for folder in target.facts.libraries if _is_in(Path(folder), named)])

@@ -134,14 +134,18 @@ class Index:
     def library(self) -> Library:
         """All moments in memory; read again only when the tables have changed."""
         self.refresh()
-        tables = self._tables
-        try:
-            return self._current_library()
-        except Exception:  # whatever the database makes of tables that were replaced while they were read
-            self.refresh()
-            if self._tables is tables:
-                raise
-            return self._current_library()
+        while True:
+            tables = self._tables
+            try:
+                library = self._current_library()
+            except Exception:  # whatever the database makes of tables that were replaced while they were read
+                self.refresh()
+                if self._tables is tables:
+                    raise
+            else:
+                self.refresh()  # tables that were replaced just before they were opened look empty
+                if self._tables is tables:
+                    return library
 
     def _current_library(self) -> Library:
         with self._lock:
@@ -231,11 +235,14 @@ class Index:
         """Page number `page` (from 1) of `top` hits each, best first; none where no hit's score is `at_least`.
 
         `within` says what of the library is compared, `balance` how much its sound counts beside its pictures
-        (`query.find_moments`), `where` which of its files.
+        (`query.find_moments`), `where` which of its files. Raises IndexStateError where the model of the index is no
+        longer the one that made the request.
         """
         from lookhear.search.query import find_moments
 
         library = self.library()
+        if request.fingerprint != self.facts.fingerprint:
+            raise IndexStateError(f"{self.path} is now of another model than this request was made with; make it again")
 
         def calibrated(asked: Modality, searched: Modality, offset_seconds: np.ndarray) -> Calibration:
             return self._calibration(library, asked, searched, offset_seconds)
@@ -344,10 +351,6 @@ class Index:
         if libraries != self.facts.libraries:
             self._change(libraries=libraries)
 
-    def remove_libraries(self, folders: Iterable[str]) -> None:
-        """Forgets folders."""
-        self._change(libraries=tuple(name for name in self.facts.libraries if name not in set(folders)))
-
     def record_model(self, path: Path) -> None:
         """Remembers where the checkpoint is now."""
         place = str(path.resolve())
@@ -377,13 +380,16 @@ class Index:
         """Joins small fragments and drops versions that nobody can still be reading."""
         self._tables.compact()
 
-    def erase(self, rows: Sequence[FileRow]) -> None:
-        """Takes rows and what only they name off the disk: the others are copied into new tables, in one step.
+    def erase(self, rows: Sequence[FileRow], folders: Iterable[str] = ()) -> None:
+        """Takes rows and what only they name off the disk, and forgets folders: the other rows are copied into new
+        tables, which take the place of the old ones in one step.
 
         Another process that is reading must open the old tables anew; an `Index` does so with its next search.
         """
         old = self.path / self.facts.tables
-        facts = replace(self.facts, tables=f"tables-{uuid4().hex[:8]}")
+        gone = set(folders)
+        libraries = tuple(name for name in self.facts.libraries if name not in gone)
+        facts = replace(self.facts, tables=f"tables-{uuid4().hex[:8]}", libraries=libraries)
         new = self._tables_of(facts)
         erased = {(row.library, row.path) for row in rows}
         self._tables.copy_to(new, [row for row in self.files() if (row.library, row.path) not in erased])

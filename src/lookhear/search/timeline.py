@@ -9,7 +9,7 @@ for a file of variable rate is the standard rate nearest to its mean: what an ed
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,12 @@ def edit_lists(placed: Sequence[Placed], *, title: str) -> list[EditList]:
         counting = fallback if each.timing.rate is None else _counting(each.timing)
         groups.setdefault(counting, []).append(each)
     reels = _reels(placed)
-    return [_edit_list(group, counting, reels, title) for counting, group in (groups or {fallback: []}).items()]
+    lists: list[EditList] = []
+    for counting, group in (groups or {fallback: []}).items():
+        made = _edit_list(group, counting, reels, title)
+        same = sum(each.part.partition("-")[0] == made.part for each in lists)  # rates that differ beyond what is shown
+        lists.append(replace(made, part=f"{made.part}-{same + 1}") if same else made)
+    return lists
 
 
 def _edit_list(group: Sequence[Placed], counting: Counting, reels: dict[str, str], title: str) -> EditList:
