@@ -190,7 +190,11 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="change a setting of the recipe, as epochs=30")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="processes that decode")
-    print(json.dumps(run(parser.parse_args()), indent=1))
+    try:
+        report = run(parser.parse_args())
+    except UserError as error:
+        raise SystemExit(f"esc10: {error}") from None
+    print(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

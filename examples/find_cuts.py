@@ -12,6 +12,7 @@ import argparse
 import json
 import random
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import torch
 from lookhear import Index, embedder
 from lookhear.config import to_dict
 from lookhear.errors import UserError
+from lookhear.media.clip import Clip
 from lookhear.media.decode import read_clip
 from lookhear.media.encode import write_sound
 from lookhear.media.probe import find_media
@@ -50,10 +52,8 @@ class Found:
     peak_seconds: float
 
 
-def draw_cuts(folder: Path, scratch: Path, per_file: int, seed: int = 0) -> list[Cut]:
-    """`per_file` random cuts of each file that has at least two seconds of sound."""
-    rng = random.Random(seed)
-    cuts = []
+def sounding_clips(folder: Path) -> Iterator[tuple[Path, Clip, np.ndarray]]:
+    """Each file of the folder that can be read and has sound: its path, the clip and its waveform (S,)."""
     for found in find_media(folder):
         if found.problem:
             continue
@@ -61,14 +61,23 @@ def draw_cuts(folder: Path, scratch: Path, per_file: int, seed: int = 0) -> list
             clip = read_clip(found.path)
         except UserError:
             continue
-        if clip.waveform is None or clip.end_seconds - clip.start_seconds < CUT_SECONDS:
+        if clip.waveform is not None:
+            yield found.path, clip, clip.waveform
+
+
+def draw_cuts(folder: Path, scratch: Path, per_file: int, seed: int = 0) -> list[Cut]:
+    """`per_file` random cuts of each file that has at least two seconds of sound."""
+    rng = random.Random(seed)
+    cuts = []
+    for source, clip, waveform in sounding_clips(folder):
+        if clip.end_seconds - clip.start_seconds < CUT_SECONDS:
             continue
         for number in range(per_file):
             start = rng.uniform(clip.start_seconds, clip.end_seconds - CUT_SECONDS)
             first = round((start - clip.start_seconds) * clip.sample_rate)
             path = scratch / f"{len(cuts):04d}-{number}.m4a"
-            write_sound(path, clip.waveform[first : first + int(CUT_SECONDS * clip.sample_rate)], clip.sample_rate)
-            cuts.append(Cut(source=found.path, centre_seconds=start + CUT_SECONDS / 2, path=path))
+            write_sound(path, waveform[first : first + int(CUT_SECONDS * clip.sample_rate)], clip.sample_rate)
+            cuts.append(Cut(source=source, centre_seconds=start + CUT_SECONDS / 2, path=path))
     return cuts
 
 
@@ -88,20 +97,12 @@ def search_with(
 def search_plainly(folder: Path, cuts: list[Cut], hop_seconds: float) -> list[Found | None]:
     """The first hits among the mean log-mel vectors of two-second windows."""
     vectors, places = [], []
-    for found in find_media(folder):
-        if found.problem:
-            continue
-        try:
-            clip = read_clip(found.path)
-        except UserError:
-            continue
-        if clip.waveform is None:
-            continue
+    for source, clip, heard in sounding_clips(folder):
         size, hop = int(CUT_SECONDS * clip.sample_rate), int(hop_seconds * clip.sample_rate)
-        for first in range(0, max(len(clip.waveform) - size, 0) + 1, hop):
-            vectors.append(mean_log_mel(clip.waveform[first : first + size]))
+        for first in range(0, max(len(heard) - size, 0) + 1, hop):
+            vectors.append(mean_log_mel(heard[first : first + size]))
             centre = clip.start_seconds + first / clip.sample_rate + CUT_SECONDS / 2
-            places.append(Found(path=found.path, peak_seconds=centre))
+            places.append(Found(path=source, peak_seconds=centre))
     table = np.stack(vectors)
     table /= np.linalg.norm(table, axis=1, keepdims=True)
     answers: list[Found | None] = []

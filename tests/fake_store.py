@@ -22,6 +22,15 @@ from lookhear.training.optim import OptimConfig
 from lookhear.training.run import DataConfig, Run
 
 SECONDS = 2.0
+INPUT: dict[str, Any] = {"audio_frames": 32, "num_mel_bins": 32, "picture_height": 16, "picture_width": 24}
+SIZES: dict[str, Any] = INPUT | {
+    "audio_patch": (16, 8),
+    "picture_patch": (8, 8),
+    "width": 16,
+    "heads": 2,
+    "audio_depth": 1,
+    "visual_depth": 1,
+}
 
 
 class FakeStore:
@@ -76,23 +85,9 @@ def small_run(**changes: Any) -> Run:
     values: dict[str, Any] = {
         "name": "small",
         "model": CAVMAESyncConfig(
-            audio_frames=32,
-            num_mel_bins=32,
-            picture_height=16,
-            picture_width=24,
-            audio_patch=(16, 8),
-            picture_patch=(8, 8),
-            width=16,
-            heads=2,
-            audio_depth=1,
-            visual_depth=1,
-            joint_depth=2,
-            decoder_depth=1,
-            decoder_width=16,
-            decoder_heads=2,
-            num_registers=1,
+            **SIZES, joint_depth=2, decoder_depth=1, decoder_width=16, decoder_heads=2, num_registers=1
         ),
-        "preprocess": PreprocessConfig(audio_frames=32, num_mel_bins=32, picture_height=16, picture_width=24),
+        "preprocess": PreprocessConfig(**INPUT),
         "objective": CAVMAEObjectiveConfig(
             mask=MaskConfig(audio=0.5, visual=0.5), contrastive_weight=0.5, direction="both", learn_temperature=True
         ),
@@ -131,22 +126,10 @@ class LabelledStore(FakeStore):
 
 def small_classifier_run(**changes: Any) -> Run:
     """A run of 12 steps of 3 an epoch that learns the labels of a `LabelledStore` of 13 clips."""
-    sizes = {"audio_frames": 32, "num_mel_bins": 32, "picture_height": 16, "picture_width": 24}
-    encoder = CAVMAEConfig(
-        audio_patch=(16, 8),
-        picture_patch=(8, 8),
-        width=16,
-        heads=2,
-        audio_depth=1,
-        visual_depth=1,
-        joint_depth=1,
-        decoder_depth=0,
-        **sizes,  # type: ignore[arg-type]
-    )
+    encoder = CAVMAEConfig(**SIZES, joint_depth=1, decoder_depth=0)
     values: dict[str, Any] = {
         "name": "small_classifier",
         "model": CAVMAEClassifierConfig(encoder=encoder, num_classes=2),
-        "preprocess": PreprocessConfig(**sizes),  # type: ignore[arg-type]
         "objective": SupervisedConfig(loss="ce"),
         "data": DataConfig(batch_size=4, num_workers=0, classes=("high", "low")),
         "augment": AugmentConfig(mask_mel_bins=4, mask_frames=4, published_noise=True, roll=True, mixup=0.5),

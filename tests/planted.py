@@ -1,6 +1,5 @@
 """A model that knows two things: red is seen where the planted tone is heard; blue sounds like nothing."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -70,30 +69,34 @@ class PlantedModel(nn.Module):
         return Encoded(tokens=tokens, grid=grid, pooled=pooled, embedding=F.normalize(pooled, dim=-1))
 
 
-@dataclass
-class PlantedEmbedder:
-    model: nn.Module = field(default_factory=PlantedModel)
-    preprocess: Preprocess = field(
-        default_factory=lambda: Preprocess(
+class StandInEmbedder:
+    """What tasks read of an `Embedder`, around any model; pictures come to it as 0 to 1."""
+
+    fingerprint = "stand-in"
+
+    def __init__(self, model: nn.Module, *, audio_frames: int, num_mel_bins: int, rows: int, columns: int) -> None:
+        self.model = self.encoder = model
+        self.preprocess = Preprocess(
             PreprocessConfig(
-                audio_frames=FRAMES,
-                num_mel_bins=MEL,
-                picture_height=ROWS,
-                picture_width=COLUMNS,
+                audio_frames=audio_frames,
+                num_mel_bins=num_mel_bins,
+                picture_height=rows,
+                picture_width=columns,
                 picture_mean=(0, 0, 0),
                 picture_std=(1, 1, 1),
             )
         )
-    )
-    fingerprint: str = "planted"
-
-    @property
-    def encoder(self) -> nn.Module:
-        return self.model
 
     @property
     def window_seconds(self) -> float:
         return self.preprocess.config.window_seconds
+
+
+class PlantedEmbedder(StandInEmbedder):
+    fingerprint = "planted"
+
+    def __init__(self, model: nn.Module | None = None) -> None:
+        super().__init__(model or PlantedModel(), audio_frames=FRAMES, num_mel_bins=MEL, rows=ROWS, columns=COLUMNS)
 
 
 def planted_clip() -> Clip:

@@ -99,6 +99,11 @@ def test_evaluate_classification(workplace: Path, capsys: pytest.CaptureFixture[
     assert found["clips"] == 2
     assert found["protocol"]["mode"] == "audio"
     assert list(found["per_class"]) == list(LABELS)
+    assert found["protocol"]["scores"] == "softmax"
+    assert cli.main([*words, str(workplace / "classifier.safetensors"), "--frames", "one", "--multi-label"]) == 0
+    assert json.loads(capsys.readouterr().out)["classification"]["protocol"]["scores"] == "sigmoid"
+    assert cli.main([*words, str(workplace / "classifier.safetensors"), "--multi-label", "--single-label"]) == 1
+    assert "contradict each other" in capsys.readouterr().err
     assert cli.main([*words, str(workplace / "tiny.safetensors")]) == 1
     assert "names no classes" in capsys.readouterr().err
 

@@ -56,6 +56,14 @@ def test_json_levels_pairs_and_ties(place: Path, capsys: pytest.CaptureFixture[s
     assert json.loads(capsys.readouterr().out)["retrieval"]["windows"] == 4
     assert cli.main(_words(place, "--pairs", "published")) == 1
     assert "no picture within" in capsys.readouterr().err
+    assert cli.main(_words(place, "--pairs", "clip", "--learned-from", str(place / "store"))) == 1
+    assert "leave it out (--learned-from)" in capsys.readouterr().err
+
+
+def test_sync_as_json(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", "sync", "--model", str(place / "tiny.safetensors"), "--store", str(place / "store")]
+    assert cli.main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sync"]["clips"] == 4
 
 
 def test_embed_and_read_embeddings(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,5 +73,7 @@ def test_embed_and_read_embeddings(place: Path, tmp_path: Path, capsys: pytest.C
     stored = lookhear.read_embeddings(tmp_path / "out")
     windows = stored.windows(stored.files[2])
     np.testing.assert_allclose(np.linalg.norm(windows.audio, axis=1), 1.0, atol=1e-5)
+    assert cli.main([*words, "--retry-refused", "--time-limit", "600"]) == 0
+    assert "done_before\t4" in capsys.readouterr().out
     assert cli.main([*words, "--what", "pooled"]) == 1
     assert "made in another way" in capsys.readouterr().err

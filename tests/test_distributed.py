@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import socket
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,18 @@ def test_alone_everything_gives_back_what_it_got() -> None:
     distributed.barrier()
     with distributed.process_group(torch.device("cpu")):
         assert (distributed.rank(), distributed.world_size()) == (0, 1)
+
+
+def test_processes_wait_longer_than_an_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL's own 10 minutes end before rank 0 has judged a large split."""
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(distributed.dist, "init_process_group", lambda backend, **options: given.update(options))
+    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: None)
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with distributed.process_group(torch.device("cpu")):
+        pass
+    assert given["timeout"] >= timedelta(hours=12)
 
 
 def test_a_launcher_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

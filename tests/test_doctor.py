@@ -1,6 +1,7 @@
 """doctor.py: findings, also when something is broken."""
 
 import shutil
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,11 +18,18 @@ def test_a_broken_package_becomes_a_finding(monkeypatch: pytest.MonkeyPatch) -> 
             raise OSError("libavcodec.so.61: cannot open shared object file")
         return real(name)
 
-    monkeypatch.setattr(doctor.importlib, "import_module", broken)
+    # only what the doctor sees: packages that are first imported meanwhile would keep the broken one
+    monkeypatch.setattr(doctor, "importlib", SimpleNamespace(import_module=broken, metadata=doctor.importlib.metadata))
     finding = next(finding for finding in doctor.examine() if finding.name == "av")
     assert finding.verdict == "problem"
     assert "libavcodec" in finding.value
     assert "pip install" in finding.advice
+
+
+def test_every_package_that_is_needed_is_looked_at() -> None:
+    text = (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+    needed = {wanted.partition(">")[0] for wanted in tomllib.loads(text)["project"]["dependencies"]}
+    assert needed <= {finding.name for finding in doctor.examine()}
 
 
 def test_a_check_that_fails_does_not_end_the_round(monkeypatch: pytest.MonkeyPatch) -> None:

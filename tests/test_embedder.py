@@ -244,10 +244,12 @@ def test_a_path_wins_over_a_name_of_the_hub(tmp_path: Path, monkeypatch: pytest.
 
     save_tiny(tmp_path / "tiny.safetensors")
     save_tiny(tmp_path / "user" / "model" / "model.safetensors", 1)
-    monkeypatch.setattr("lookhear.embedder.download", stand_in)
+    monkeypatch.setattr("lookhear.hub.download", stand_in)
     monkeypatch.chdir(tmp_path)
-    here, there = load("user/model"), load("user/other")
-    assert asked == ["user/other"]
+    here, there = load("user/model"), load("them/other")
+    with pytest.raises(CheckpointError, match="since the folder 'user' is here, it was not looked for"):
+        load("user/other")
+    assert asked == ["them/other"]
     assert here.fingerprint != there.fingerprint == load("tiny.safetensors").fingerprint
 
 

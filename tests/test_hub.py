@@ -21,8 +21,9 @@ from typing import Any
 import pytest
 
 from lookhear.errors import CheckpointError
-from lookhear.hub import is_hub_name, model_card, push
+from lookhear.hub import find_weights, model_card, push
 from lookhear.models.checkpoint import load_checkpoint
+from lookhear.models.weights import is_hub_name
 from tiny_embedder import save_tiny
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -129,11 +130,13 @@ def hub() -> Iterator[FakeHub]:
 
 # Runs each line of stdin; prints a JSON line for each: what it gave, or what was refused.
 _RUN = """
-import json, sys
-import lookhear, lookhear.hub
+import contextlib, json, sys
+import lookhear, lookhear.cli, lookhear.hub
 for line in sys.stdin:
     try:
-        print(json.dumps(eval(line)))
+        with contextlib.redirect_stdout(sys.stderr):
+            found = eval(line)
+        print(json.dumps(found))
     except lookhear.UserError as error:
         print(json.dumps("refused: " + str(error)))
 """
@@ -185,6 +188,8 @@ def test_there_and_back(hub: FakeHub, ask: Callable[..., tuple[list[Any], str]],
         'lookhear.load("bad/weights")': "bad.safetensors of bad/weights came with sha256 .* not f{64}: it was removed",
         'lookhear.load( "user/model", device="cpu").fingerprint': own.fingerprint,  # the network is gone
         'lookhear.load("user/down")': "is there a network here?",
+        'lookhear.cli.main(["models", "show", "user/model"])': "0",
+        'lookhear.cli.main(["models", "export", "user/model", "out.pth"])': "0",
     }
     results, talk = ask(*asked, HF_TOKEN="hf_good")
     for result, words in zip(results, asked.values(), strict=True):
@@ -219,6 +224,17 @@ def test_there_and_back(hub: FakeHub, ask: Callable[..., tuple[list[Any], str]],
 )
 def test_what_reads_as_a_name(name: str, is_one: bool) -> None:
     assert is_hub_name(name) == is_one
+
+
+@pytest.mark.parametrize("name", ["./user/model", "../user/model", "~/model", "C:/model", "/user/model", "user\\model"])
+def test_a_mistyped_path_is_not_looked_up(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lookhear.hub.download", lambda name: pytest.fail(f"{name} was looked for on the hub"))
+    with pytest.raises(CheckpointError, match="there is no checkpoint at"):
+        find_weights(name)
+    (tmp_path / "runs" / "tiny").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"at runs/tinny, and since the folder 'runs' is here, it was not looked"):
+        find_weights("runs/tinny")
 
 
 def test_the_card_says_what_the_checkpoint_says(tmp_path: Path) -> None:

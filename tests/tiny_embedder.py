@@ -15,26 +15,16 @@ from lookhear.models.cavmae_sync import CAVMAESync, CAVMAESyncConfig
 from lookhear.models.checkpoint import save_checkpoint
 from lookhear.models.classifier import CAVMAEClassifier, CAVMAEClassifierConfig, Mode
 
-PREPROCESS = PreprocessConfig(audio_frames=48, picture_height=32, picture_width=32)
+INPUT = {"audio_frames": 48, "picture_height": 32, "picture_width": 32}
+SIZES: dict[str, Any] = INPUT | {"width": 32, "heads": 2, "audio_depth": 1, "visual_depth": 1, "decoder_depth": 0}
+PREPROCESS = PreprocessConfig(**INPUT)
 WINDOW_SECONDS = 0.48
 RATE = 16000
 
 
 def tiny_model(seed: int = 0) -> CAVMAESync:
     torch.manual_seed(seed)
-    config = CAVMAESyncConfig(
-        audio_frames=48,
-        picture_height=32,
-        picture_width=32,
-        width=32,
-        heads=2,
-        audio_depth=1,
-        visual_depth=1,
-        decoder_depth=0,
-        decoder_width=16,
-        decoder_heads=2,
-    )
-    return CAVMAESync(config).eval()
+    return CAVMAESync(CAVMAESyncConfig(**SIZES, decoder_width=16, decoder_heads=2)).eval()
 
 
 def save_tiny(path: Path, seed: int = 0) -> Path:
@@ -62,17 +52,7 @@ def classifier_embedder(
 ) -> Embedder:
     """A classifier with random weights of `labels`, in memory."""
     torch.manual_seed(3)
-    sizes = CAVMAEConfig(
-        modalities=modalities,
-        audio_frames=48,
-        picture_height=32,
-        picture_width=32,
-        width=32,
-        heads=2,
-        audio_depth=1,
-        visual_depth=1,
-        decoder_depth=0,
-    )
+    sizes = CAVMAEConfig(**SIZES, modalities=modalities)
     model = CAVMAEClassifier(CAVMAEClassifierConfig(encoder=sizes, num_classes=len(labels), mode=mode)).eval()
     settings = {"device": "cpu", "dtype": "float32"} | options
     return Embedder(model, Preprocess(PREPROCESS), config=model.config, fingerprint="1" * 64, labels=labels, **settings)

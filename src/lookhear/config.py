@@ -7,6 +7,7 @@ name that does not exist is an error that names the nearest one that does; nothi
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -26,6 +27,15 @@ def to_dict(config: Any) -> Any:
     if isinstance(config, Mapping):
         return {str(key): to_dict(value) for key, value in config.items()}
     return config
+
+
+def finite(value: Any) -> Any:
+    """JSON values with None for every number in them that JSON cannot write: infinite, or not a number."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T:

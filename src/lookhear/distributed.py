@@ -7,6 +7,7 @@ what they were given. Processes are started by `torchrun` (or anything that sets
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -15,6 +16,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lookhear.errors import UserError
+
+# How long a process waits for another before it gives up. Rank 0 evaluates, measures statistics and writes checkpoints
+# alone, which may take hours, and the 10 minutes that NCCL waits by default would end the run. Nothing hangs so long
+# where a process dies: the launcher then ends the others.
+PATIENCE = timedelta(days=1)
 
 
 def was_launched() -> bool:
@@ -54,7 +60,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"the processes of this run did not find each other ({error}); RANK and WORLD_SIZE are set: "

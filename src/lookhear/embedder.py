@@ -16,20 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from lookhear.config import from_dict
-from lookhear.data.batch import Batch
+from lookhear.data.batch import Batch, windows_as_clips
 from lookhear.data.preprocess import Preprocess, PreprocessConfig
 from lookhear.data.sampling import window_starts
 from lookhear.data.windows import SPAN_SECONDS, WindowPlan, Windows, cut_windows
 from lookhear.device import Dtype, pick_device, pick_dtype
 from lookhear.errors import CheckpointError, ConfigError, MediaError
-from lookhear.hub import download, is_hub_name
+from lookhear.hub import find_weights
 from lookhear.media.clip import Clip, ClipRequest
 from lookhear.media.decode import open_media, read_picture
 from lookhear.media.info import MediaInfo
 from lookhear.models.checkpoint import with_audio_frames
 from lookhear.models.published import PublishedChoices, read_model
 from lookhear.models.tokens import Encoded, Output
-from lookhear.models.weights import Located, locate
 
 BATCH_SIZE = 32
 # of what a model says about a window: its vector in the shared space, its pooled token, all of its tokens
@@ -286,16 +285,7 @@ class Embedder:
 
     def batch(self, waveform: Tensor | None, frames: Tensor | None) -> Batch:
         """Preprocessed, on the device: (M, S) and (M, C, H, W) as M clips of one window."""
-        given = waveform if waveform is not None else frames
-        count = 0 if given is None else len(given)
-        raw = Batch(
-            clip_ids=("",) * count,
-            index=torch.zeros(count, dtype=torch.int64),
-            start_seconds=torch.zeros(count, 1, dtype=torch.float64),
-            waveform=None if waveform is None else waveform[:, None],
-            frames=None if frames is None else frames[:, None],
-        )
-        return self.preprocess(raw.to(self.device))
+        return self.preprocess(windows_as_clips(waveform, frames).to(self.device))
 
     def autocast(self) -> AbstractContextManager:
         """The precision that the model computes in, as a context."""
@@ -345,11 +335,12 @@ def load(
     Of a run folder it is the average over epochs, if the run made one; the best step, if it chose one; else the newest.
 
     What is no path may be a name in `models.weights.WEIGHTS` that was fetched, or `user/model` on the Hugging Face
-    hub, which is downloaded. `choices` say what a published file does not show (attention heads; the published values
-    where it is None). `audio_frames` runs the model on windows of so many spectrogram frames of 10 ms: the time axis of
-    its position tables is cut or interpolated. Raises CheckpointError where there is nothing that can be loaded.
+    hub, which is downloaded (see `hub.find_weights`). `choices` say what a published file does not show (attention
+    heads; the published values where it is None). `audio_frames` runs the model on windows of so many spectrogram
+    frames of 10 ms: the time axis of its position tables is cut or interpolated. Raises CheckpointError where there is
+    nothing that can be loaded.
     """
-    located = _locate(name_or_path)
+    located = find_weights(name_or_path)
     loaded = read_model(located.path, choices=choices or located.choices)
     if audio_frames is not None:
         loaded = with_audio_frames(loaded, audio_frames)
@@ -368,10 +359,3 @@ def load(
         device=device,
         dtype=dtype,
     )
-
-
-def _locate(name_or_path: str | Path) -> Located:
-    name = Path(name_or_path).as_posix()
-    if is_hub_name(name) and not Path(name_or_path).exists():
-        return Located(path=download(name))
-    return locate(name_or_path)

@@ -8,7 +8,6 @@ import errno
 import hashlib
 import json
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,24 +16,41 @@ from typing import Any
 from lookhear.config import to_dict
 from lookhear.errors import CheckpointError
 from lookhear.models.checkpoint import LoadedCheckpoint, find_checkpoint, load_checkpoint
+from lookhear.models.published import PublishedChoices, read_model
+from lookhear.models.weights import HUB_NAME, WEIGHT_FILES, Located, is_hub_name, locate
 
 MODEL_FILE = "model.safetensors"
 CARD_FILE = "README.md"
-_WEIGHT_FILES = (".safetensors", ".pth")
 _LABELS_SHOWN = 20  # in a model card
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS})
-_NAME = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(/(?P<file>.+))?")
 
 # A download is talk, and must be seen without any setting up: Python shows warnings of a logger on stderr.
 _log = logging.getLogger("lookhear")
 
 
-def is_hub_name(name: str) -> bool:
-    """Whether `name` reads as `user/model`, or `user/model/FILE` with a file of weights."""
-    found = _NAME.fullmatch(name)
-    if found is None:
-        return False
-    return found["file"].endswith(_WEIGHT_FILES) if found["file"] else not name.endswith(_WEIGHT_FILES)
+def find_weights(name_or_path: str | Path) -> Located:
+    """What `models.weights.locate` finds; what is neither a path nor in WEIGHTS is downloaded where it names a model
+    on the hub.
+
+    A name whose first part is a folder here, or that begins as paths do (./, ../, /, ~, a drive), is a path: mistyped,
+    it is not looked up. Raises CheckpointError, with where it was looked for.
+    """
+    name = str(name_or_path)
+    if not is_hub_name(name) or Path(name).exists():
+        return locate(name_or_path)
+    folder = name.partition("/")[0]
+    if Path(folder).is_dir():
+        raise CheckpointError(
+            f"there is no checkpoint at {name}, and since the folder '{folder}' is here, it was not looked for on the "
+            "Hugging Face hub; mend the path, or call from another folder if a model on the hub is meant"
+        )
+    return Located(path=download(name))
+
+
+def open_weights(name_or_path: str | Path, *, choices: PublishedChoices | None = None) -> LoadedCheckpoint:
+    """The model of what `find_weights` finds. `choices` say what a published file does not show."""
+    located = find_weights(name_or_path)
+    return read_model(located.path, choices=choices or located.choices)
 
 
 def download(name: str) -> Path:
@@ -44,7 +60,7 @@ def download(name: str) -> Path:
     hub states one, as it does for large files. Without a network, what was downloaded before is used. Raises
     CheckpointError, in one sentence, where there is no such model or file, or no network.
     """
-    found = _NAME.fullmatch(name)
+    found = HUB_NAME.fullmatch(name)
     assert found is not None, "ask is_hub_name first"
     repo, file = found["repo"], found["file"]
     hub = _import_hub()
@@ -138,7 +154,7 @@ embeddings = embedder.embed("video.mp4")
 
 
 def _only_file(repo: str, files: list[str]) -> str:
-    weights = [file for file in files if file.endswith(_WEIGHT_FILES)]
+    weights = [file for file in files if file.endswith(WEIGHT_FILES)]
     if MODEL_FILE in files or len(weights) != 1:
         if MODEL_FILE in files:
             return MODEL_FILE

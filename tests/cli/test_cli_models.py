@@ -61,6 +61,9 @@ def test_fetch_needs_consent_and_says_what_came(run: Run, tmp_path: Path, monkey
     assert found["path"] == str(file_of(weights, tmp_path))
     assert not found["verified"]
     assert len(found["sha256"]) == 64
+    code, text, talk = run("fetch", "cavmae-base", "--folder", tmp_path, "--json")
+    assert (code, json.loads(text)["verified"], json.loads(text)["downloaded"]) == (0, False, False)
+    assert "not verified" in talk
     monkeypatch.setitem(WEIGHTS, "cavmae-base", replace(weights, sha256=found["sha256"]))
     code, _, talk = run("fetch", "cavmae-base", "--folder", tmp_path)
     assert (code, talk) == (0, "")

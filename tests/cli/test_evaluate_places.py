@@ -15,11 +15,13 @@ SMALL = ["--set", "region_patches=1"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, and a store of three clips of two seconds."""
+    """A model, a store of three clips of two seconds, and one of three others."""
     place = tmp_path_factory.mktemp("places")
     for number in range(3):
         make_clip(place / "videos" / f"id{number}.mp4", number)
-    prepare(place / "videos", place / "store", config=PrepareConfig(frames_per_second=10.0), workers=1)
+        make_clip(place / "others" / f"other{number}.mp4", number + 5, seconds=0.6)
+    for media, store in (("videos", "store"), ("others", "library")):
+        prepare(place / media, place / store, config=PrepareConfig(frames_per_second=10.0), workers=1)
     save_tiny(place / "model.safetensors")
     boxes = [{"file": f"id{number}", "class": "tune", "bbox": [[0.3, 0.2, 0.7, 0.8]]} for number in (0, 2)]
     (place / "boxes.json").write_text(json.dumps(boxes))
@@ -29,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_localization_and_its_calibration(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["evaluate", "localization", "--model", str(folder / "model.safetensors"), "--store", str(folder / "store")]
     words += ["--boxes", str(folder / "boxes.json"), *SMALL]
-    library = ["--library", str(folder / "store"), "--share", "0.4", "--calibration", str(folder / "visible.json")]
+    library = ["--library", str(folder / "library"), "--share", "0.4", "--calibration", str(folder / "visible.json")]
     assert main([*words, *library, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["localization"]
     assert (found["frames"], found["protocol"]["box_list"]["files"]) == (2, 2)
@@ -42,6 +44,27 @@ def test_localization_and_its_calibration(folder: Path, capsys: pytest.CaptureFi
     assert json.loads((folder / "result.json").read_text())["localization"]["ciou"] == found["ciou"]
     assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["localization"]["visibility"] is None
+    assert main([*words, "--library", str(folder / "store")]) == 1
+    assert "holds the clips that are to be judged" in capsys.readouterr().err
+
+
+def test_ids_choose_among_the_boxes_of_a_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    boxes = folder / "flickr"
+    boxes.mkdir()
+    for number in range(3):
+        sides = "".join(f"<v>{side}</v>" for side in (77, 51, 179, 205))
+        (boxes / f"id{number}.xml").write_text(f"<a><bbox><label>x</label>{sides}</bbox></a>")
+    (folder / "ids.csv").write_text("id2,whatever\n")
+    words = ["evaluate", "localization", "--model", str(folder / "model.safetensors"), "--store", str(folder / "store")]
+    assert main([*words, "--boxes", str(boxes), "--ids", str(folder / "ids.csv"), *SMALL, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["localization"]
+    assert (found["frames"], found["protocol"]["box_list"]["files"]) == (1, 1)
+    assert found["protocol"]["background"] is None
+    for wrong, said in ((["--boxes", str(folder / "boxes.json")], "is a file"), (["--truth", str(folder)], "--ids")):
+        assert main([*words, *wrong, "--ids", str(folder / "ids.csv")]) == 1
+        assert said in capsys.readouterr().err
+    assert main([*words, "--boxes", str(boxes), "--ids", str(folder / "nothing.csv")]) == 1
+    assert "cannot read" in capsys.readouterr().err
 
 
 def test_truth_must_be_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,6 +47,8 @@ def test_cavmae(tmp_path: Path, classes: Path) -> None:
     )
     assert [entry.labels.labels for entry in listed.values()] == [("Dog", "Speech, loud"), ("Bell",), ()]
     assert read_list(path)["x"].labels.labels == ("/m/b", "/m/a")
+    harmless = ["-a..b", "..x", "x..", "a/b", "día: 1"]
+    assert list(read_list(cavmae_list(tmp_path / "odd.json", *map(clip, harmless)))) == harmless
 
 
 def test_weights_lie_beside(tmp_path: Path) -> None:
@@ -69,6 +71,10 @@ def test_weights_lie_beside(tmp_path: Path) -> None:
         ('{"data": ["x"]}', "entry 1: a clip is an object"),
         (json.dumps({"data": [clip("x"), clip("y", wav=None)]}), "entry 2: wav is missing"),
         (json.dumps({"data": [clip("x", video_id="")]}), "entry 1: video_id is missing"),
+        *(
+            (json.dumps({"data": [clip("x"), clip("x", video_id=name)]}), "entry 2: video_id .* is no name of a clip")
+            for name in ("..", "../x", "a/../../x", "a/..", "/etc/x", "C:x", "C:/x", "a\\..\\x", "\\x", "\\\\host\\x")
+        ),
         (json.dumps({"data": [clip("x", labels=["/m/a"])]}), "entry 1: labels must be text"),
         (json.dumps({"data": [clip("x"), clip("x")]}), "names 'x' twice"),
         (json.dumps({"data": [clip("x"), clip("y", labels="/m/bb")]}), "entry 2: .* no '/m/bb'; did you mean '/m/b'"),

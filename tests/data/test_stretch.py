@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from lookhear.data import stretch
-from lookhear.data.stretch import Decoded, StretchJob, decode_stretch, hash_file
+from lookhear.data.stretch import Decoded, Gathered, StretchJob, decode_stretch, decode_stretches, hash_file
 from lookhear.data.windows import join_windows
 from lookhear.embedder import Embedder
 from lookhear.media import decode
 from lookhear.media.encode import write_video
+from lookhear.media.workers import Done, LimitedPool
 from synthetic import make_video
 from tiny_embedder import RATE, in_memory_embedder, slides, tune
 
@@ -122,3 +123,34 @@ def test_what_is_known_or_unwanted_is_not_hashed(
     known = replace(job(embedder, path, 0), file_id="0" * 32, known_ids=frozenset(["0" * 32]))
     assert not decode_stretch(known).refusal  # nor decoded
     assert "media file" in decode_stretch(replace(known, known_ids=frozenset())).refusal
+
+
+class Killing(LimitedPool):
+    """Of its processes, each stretch loses so many to somebody else."""
+
+    def __init__(self, kills: dict[int, int]) -> None:
+        super().__init__(0, time_limit_seconds=60.0)
+        self.kills = kills
+
+    def map(self, function: Any, items: Any, **options: Any) -> Iterator[Done]:
+        for item in items:
+            if self.kills.get(item.stretch, 0):
+                self.kills[item.stretch] -= 1
+                yield Done(item=item, failure="it was killed", is_from_outside=True)
+            else:
+                yield from super().map(function, [item], **options)
+
+
+def test_a_process_that_was_stopped_from_outside_gets_one_more_try(embedder: Embedder, tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    write_video(path, frames=slides(1, 4.0), frames_per_second=10.0, waveform=tune(1, 4.0))
+    pool = Killing({0: 1, 1: 5})
+    gathered = Gathered()
+    jobs = [job(embedder, path, number) for number in range(3)]
+    found = []
+    for asked, decoded in decode_stretches(pool, jobs):
+        found.append((asked.stretch, decoded.refusal, decoded.is_innocent, bool(gathered.take(decoded))))
+    assert found == [(0, "", False, True), (1, "it was killed", True, False), (2, "", False, True)]
+    assert pool.kills == {0: 0, 1: 3}
+    verdict = gathered.verdict()
+    assert (verdict.status, verdict.reason) == ("partial", "it was killed")

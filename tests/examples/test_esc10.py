@@ -133,3 +133,10 @@ def test_what_is_missing_is_said(esc10: ModuleType, folder: Path, tmp_path: Path
     (tmp_path / "esc10_manifest.csv").write_bytes((folder / "esc10_manifest.csv").read_bytes())
     with pytest.raises(UserError, match="20 of 20 sounds"):
         esc10.read_manifest(tmp_path)
+
+
+def test_what_the_user_can_mend_is_one_line(esc10: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["esc10.py", str(tmp_path), "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match=r"^esc10: .*columns path, name and fold") as stopped:
+        esc10.main()
+    assert "\n" not in str(stopped.value)

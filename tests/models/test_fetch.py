@@ -29,7 +29,10 @@ class Server:
     status: int = 200
     content_type: str = "application/octet-stream"
     break_after: list[int] = field(default_factory=list)  # bytes of each of the next answers, then whole ones
-    failures: int = 0  # answers of 503 before the first good one
+    failures: int = 0  # bad answers before the first good one
+    failure: int = 503
+    refuse_ranges: bool = False  # whether what goes on is answered with 416
+    shift: list[int] = field(default_factory=list)  # how far off the bytes of each of the next parts lie
     asked: list[str | None] = field(default_factory=list)  # the Range of each request
     url: str = ""
 
@@ -48,11 +51,15 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             state.asked.append(self.headers.get("Range"))
             if state.failures or state.status != 200:
                 state.failures -= 1
-                self.send_error(503 if state.status == 200 else state.status)
+                self.send_error(state.failure if state.status == 200 else state.status)
+                return
+            if state.refuse_ranges and self.headers.get("Range"):
+                self.send_error(416)
                 return
             start = 0
             if self.headers.get("Range") and self.headers.get("If-Range") == state.tag:
                 start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+                start += state.shift.pop(0) if state.shift else 0
                 self.send_response(206)
                 self.send_header("Content-Range", f"bytes {start}-{len(state.body) - 1}/{len(state.body)}")
             else:
@@ -103,7 +110,8 @@ def test_what_cannot_be_verified_needs_consent_and_its_hash_is_kept(server: Serv
     found = fetch(server.url, tmp_path, accept_unverified=True)
     assert not found.verified
     assert (tmp_path / "weights.pth.sha256").read_text() == f"# {server.url}\n{SHA256}  weights.pth\n"
-    assert fetch(server.url, tmp_path).verified  # against the hash that was kept
+    again = fetch(server.url, tmp_path)
+    assert (again.verified, again.sha256) == (False, SHA256), "a hash that we kept ourselves was stated by nobody"
     found.path.write_bytes(BODY[:-1] + b"x")
     with pytest.raises(CheckpointError, match="changed or damaged; remove it"):
         fetch(server.url, tmp_path)
@@ -166,6 +174,22 @@ def test_a_part_without_a_version_is_not_built_upon(server: Server, tmp_path: Pa
     assert server.asked == [None]
 
 
+def test_a_part_that_the_server_cannot_go_on_from_is_dropped(server: Server, tmp_path: Path) -> None:
+    server.break_after, server.refuse_ranges = [1_000_000], True
+    assert fetch(server.url, tmp_path, sha256=SHA256).path.read_bytes() == BODY
+    assert server.asked == [None, "bytes=1000000-", None]
+
+
+def test_other_bytes_than_were_asked_for_are_not_joined(server: Server, tmp_path: Path) -> None:
+    server.break_after, server.shift = [1_000_000, 10], [7, 0]
+    assert fetch(server.url, tmp_path, sha256=SHA256).path.read_bytes() == BODY
+    assert server.asked == [None, "bytes=1000000-", "bytes=1000000-"]
+    server.break_after, server.shift = [1_000_000], [7] * 9
+    with pytest.raises(CheckpointError, match=r"sent bytes 1000007-\S+ where those from 1000000 were asked"):
+        fetch(server.url, tmp_path / "other", sha256=SHA256)
+    assert (tmp_path / "other" / "weights.pth.part").read_bytes() == BODY[:1_000_000]
+
+
 def test_a_part_that_was_whole_is_only_checked(server: Server, tmp_path: Path) -> None:
     (tmp_path / "weights.pth.part").write_bytes(BODY)
     about = {"url": server.url, "version": '"one"', "total": len(BODY)}
@@ -181,11 +205,12 @@ def test_damage_on_the_way_is_found_and_removed(server: Server, tmp_path: Path) 
     assert _left(tmp_path) == []
 
 
-def test_a_server_that_is_busy_is_asked_again(server: Server, tmp_path: Path) -> None:
-    server.failures = 2
+@pytest.mark.parametrize("failure", [503, 429, 408])
+def test_a_server_that_is_busy_is_asked_again(server: Server, tmp_path: Path, failure: int) -> None:
+    server.failures, server.failure = 2, failure
     assert fetch(server.url, tmp_path, sha256=SHA256).downloaded
     server.failures = 99
-    with pytest.raises(CheckpointError, match="answered 503"):
+    with pytest.raises(CheckpointError, match=f"answered {failure}"):
         fetch(server.url, tmp_path / "other", sha256=SHA256)
 
 
@@ -205,6 +230,23 @@ def test_what_is_no_file_is_refused(server: Server, tmp_path: Path, changes: dic
         fetch(server.url, tmp_path, accept_unverified=True)
     assert "\n" not in str(caught.value)
     assert _left(tmp_path) == []
+
+
+def test_an_address_that_no_client_reads_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "PAUSE_SECONDS", 9.0)
+    with pytest.raises(CheckpointError, match=r"is no address as servers read it \(nonnumeric port"):
+        fetch("http://127.0.0.1:x/weights.pth", tmp_path, accept_unverified=True)
+
+
+def test_a_file_that_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights.pth").write_bytes(b"here")
+
+    def deny(path: Path) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(room, "_sha256", deny)
+    with pytest.raises(CheckpointError, match=r"cannot read .*weights\.pth \(Permission denied\); make it readable"):
+        fetch("http://127.0.0.1:1/weights.pth", tmp_path)
 
 
 def test_no_network_is_said(tmp_path: Path, server: Server) -> None:
@@ -256,5 +298,5 @@ def test_the_table_says_what_it_knows() -> None:
         assert known_weights(name) is weights
         assert weights.licence.startswith("not stated")
         assert weights.url is None or weights.url.endswith(f"/{weights.file}?dl=1")
-    assert {weights.choices.mode for weights in WEIGHTS.values() if weights.choices} == {"both", "audio", "visual"}
+    assert {weights.choices.mode for weights in WEIGHTS.values() if weights.loss} == {"both", "audio", "visual"}
     assert WEIGHTS["cavmae-sync"].url is None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lookhear.errors import CheckpointError
+from lookhear.hub import open_weights
 from lookhear.models.cavmae import CAVMAE, CAVMAEConfig
 from lookhear.models.cavmae_sync import CAVMAESync, CAVMAESyncConfig
 from lookhear.models.checkpoint import save_checkpoint
@@ -17,7 +18,7 @@ from lookhear.models.classifier import CAVMAEClassifier, CAVMAEClassifierConfig
 from lookhear.models.initial import initialise_from
 from lookhear.models.published import PublishedChoices, export_published, from_published, load_published
 from lookhear.models.tokens import sincos_positions
-from lookhear.models.weights import WEIGHTS, file_of, open_weights
+from lookhear.models.weights import WEIGHTS, file_of
 
 Make = Callable[..., CAVMAE]
 GOLDEN = Path(__file__).parent.parent / "golden" / "tiny"
@@ -83,8 +84,32 @@ def test_a_classifier_of_other_labels_gets_a_new_head(tiny: Make, tmp_path: Path
     source = _classifier(tiny().config, num_classes=3)
     report = initialise_from(_classifier(tiny().config, num_classes=5), _save(source, tmp_path / "c.safetensors"))
     assert (report.new, report.left_out) == ({"classification head": 4}, {"classification head": 4})
+    assert report.assumed == {}
     back = initialise_from(CAVMAE(source.config.encoder), tmp_path / "c.safetensors")
     assert (back.new, back.left_out) == ({}, {"classification head": 4})
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "fits"),
+    [
+        ("abc", "abc", True),
+        ("abc", "acb", False),
+        ("abc", "abd", False),
+        ("", "abc", True),
+        ("abc", "", True),
+    ],
+)
+def test_a_head_of_the_same_size_is_that_of_the_same_labels(
+    tiny: Make, tmp_path: Path, theirs: str, ours: str, fits: bool
+) -> None:
+    """Labels that one side does not know cannot be compared."""
+    source, model = _classifier(tiny().config), _classifier(tiny().config)
+    before = model.head.weight.clone()
+    save_checkpoint(tmp_path / "c.safetensors", source, preprocess={}, labels=tuple(theirs))
+    report = initialise_from(model, tmp_path / "c.safetensors", labels=tuple(ours))
+    assert torch.equal(model.head.weight, source.head.weight if fits else before)
+    assert report.new == report.left_out == ({} if fits else {"classification head": 4})
+    assert torch.equal(model.encoder.joint_norm.weight, source.encoder.joint_norm.weight)
 
 
 def test_sync_starts_from_published_cavmae(tmp_path: Path) -> None:
@@ -148,8 +173,8 @@ def test_a_refused_start_leaves_the_model_as_it_was(tmp_path: Path) -> None:
 # --- the vision MAE ---
 
 
-def _vision_mae(decoder: bool = True, depth: int = 4) -> dict[str, Tensor]:
-    """Tensors of a MAE of `SIZES`, under their published names."""
+def _vision_mae(decoder: bool = True, depth: int = 4, width: int = 24, decoder_width: int = 16) -> dict[str, Tensor]:
+    """Tensors of a MAE, by default of `SIZES`, under their published names."""
     generator = torch.Generator().manual_seed(3)
 
     def draw(*size: int) -> Tensor:
@@ -165,15 +190,16 @@ def _vision_mae(decoder: bool = True, depth: int = 4) -> dict[str, Tensor]:
         }  # fmt: skip
         return {f"{family}.{n}.{name}": draw(*size) for n in range(count) for name, size in sizes.items()}
 
-    tensors = {"cls_token": draw(1, 1, 24), "pos_embed": draw(1, 17, 24)}
-    tensors |= {"patch_embed.proj.weight": draw(24, 3, 16, 16), "patch_embed.proj.bias": draw(24)}
-    tensors |= blocks("blocks", depth, 24) | {"norm.weight": draw(24), "norm.bias": draw(24)}
+    tensors = {"cls_token": draw(1, 1, width), "pos_embed": draw(1, 17, width)}
+    tensors |= {"patch_embed.proj.weight": draw(width, 3, 16, 16), "patch_embed.proj.bias": draw(width)}
+    tensors |= blocks("blocks", depth, width) | {"norm.weight": draw(width), "norm.bias": draw(width)}
     if decoder:
-        tensors |= {"mask_token": draw(1, 1, 16), "decoder_pos_embed": draw(1, 17, 16)}
-        tensors |= {"decoder_embed.weight": draw(16, 24), "decoder_embed.bias": draw(16)}
-        tensors |= blocks("decoder_blocks", 2, 16)
-        tensors |= {"decoder_norm.weight": draw(16), "decoder_norm.bias": draw(16)}
-        tensors |= {"decoder_pred.weight": draw(768, 16), "decoder_pred.bias": draw(768)}
+        inner = decoder_width
+        tensors |= {"mask_token": draw(1, 1, inner), "decoder_pos_embed": draw(1, 17, inner)}
+        tensors |= {"decoder_embed.weight": draw(inner, width), "decoder_embed.bias": draw(inner)}
+        tensors |= blocks("decoder_blocks", 2, inner)
+        tensors |= {"decoder_norm.weight": draw(inner), "decoder_norm.bias": draw(inner)}
+        tensors |= {"decoder_pred.weight": draw(768, inner), "decoder_pred.bias": draw(768)}
     return tensors
 
 
@@ -232,6 +258,7 @@ def test_a_vision_mae_starts_both_models_as_published(kind: type[CAVMAE], tmp_pa
     assert set(report.new) == new
     assert report.left_out == {"class token": 1}
     assert report.kind == "vision MAE"
+    assert report.assumed == {"heads": 2, "decoder_heads": 2}, "no size of a published MAE, so nothing says"
     fresh = ("modality", "registers", "global_tokens")
     for name, tensor in model.state_dict().items():
         if name.endswith(fresh):
@@ -247,6 +274,19 @@ def test_a_vision_mae_without_decoder_and_of_other_pictures(tmp_path: Path) -> N
     report = initialise_from(model, tmp_path / "mae.pth")
     assert report.resized == ("visual_tower.positions",)
     assert report.new["decoder"] > 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"heads": 3}, "has 12 heads and this model 3"), ({"decoder_heads": 4}, "has 16 decoder_heads and this model 4")],
+)
+def test_the_heads_of_published_vision_maes_are_known(tmp_path: Path, changes: dict, words: str) -> None:
+    torch.save({"model": _vision_mae(depth=2, width=768, decoder_width=512)}, tmp_path / "mae.pth")
+    sizes = SIZES | {"audio_depth": 1, "visual_depth": 1, "joint_depth": 1, "width": 768, "decoder_width": 512}
+    sizes |= {"heads": 12, "decoder_heads": 16}
+    assert initialise_from(CAVMAE(CAVMAEConfig(**sizes)), tmp_path / "mae.pth").assumed == {}
+    with pytest.raises(CheckpointError, match=words):
+        initialise_from(CAVMAE(CAVMAEConfig(**sizes | changes)), tmp_path / "mae.pth")
 
 
 @pytest.mark.parametrize("change", ["renamed", "shape", "depth"])
@@ -279,3 +319,11 @@ def test_names_of_weights_and_what_is_nowhere(tmp_path: Path, monkeypatch: pytes
     assert open_weights(weights.name).config.mode == "audio"
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         initialise_from(CAVMAE(encoder), tmp_path / "nowhere")
+    address = "https://huggingface.co/user/model/resolve/main"
+    for name, file in (("user/model", "model.safetensors"), ("user/model/a.pth", "a.pth")):
+        with pytest.raises(CheckpointError, match=f"download it first with `lookhear models fetch {address}/{file} "):
+            initialise_from(CAVMAE(encoder), name)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "user").mkdir()
+    with pytest.raises(CheckpointError, match=r"no checkpoint at user/model; name a model\.safetensors"):
+        initialise_from(CAVMAE(encoder), "user/model")

@@ -293,6 +293,28 @@ def test_one_clip_one_window(sizes: CAVMAEConfig, changes: dict[str, Any]) -> No
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
+def test_a_clip_that_comes_again_is_masked_anew() -> None:
+    """Drawn with replacement, a clip may come twice; where each comes once, its number in the store decides alone."""
+    batch = small_batch(clips=2, windows=1)
+    twice = dataclasses.replace(batch, index=torch.tensor([5, 5]), repeat=torch.tensor([0, 1]))
+    once = dataclasses.replace(twice, repeat=None)
+    model, plain = small_model(), Draws(seed=0, epoch=0)
+    seen: dict[str, Tensor] = {}
+
+    class Seen(Draws):
+        def uniform(self, index: Tensor, count: int, *, purpose: str) -> Tensor:
+            seen[purpose] = super().uniform(index, count, purpose=purpose)
+            return seen[purpose]
+
+    for given, same in ((once, True), (twice, False)):
+        CAVMAEObjectiveConfig().build(model)(model, given, Seen(seed=0, epoch=0))
+        assert seen.keys() == {"mask audio", "mask visual"}
+        for purpose, drawn in seen.items():
+            own = plain.uniform(given.index, drawn.shape[1], purpose=purpose)
+            assert torch.equal(drawn[0], own[0]), "the first time the numbers are those of the clip"
+            assert torch.equal(drawn[0], drawn[1]) == same
+
+
 def test_global_and_local_are_averaged() -> None:
     losses = [
         float(

@@ -66,6 +66,7 @@ def test_the_published_recipes(name: str) -> None:
     assert (augment.published_noise, augment.roll) == (True, True)
     assert (run.preprocess.audio_frames, run.preprocess.channel) == (1024, "first")
     assert run.model.encoder.learned_positions
+    assert run.checkpoint_every == 5000
 
 
 @pytest.mark.parametrize("name", FINETUNE_RECIPES)
@@ -125,6 +126,11 @@ def test_the_choice_sees_the_validation_split_alone(tmp_path: Path) -> None:
         found = judge(model, run.preprocess)
     assert store.read == set(store.clips_in_split("val").tolist())
     assert found.keys() == {"accuracy", "mean_average_precision"}
+    for index in store.clips_in_split("val"):
+        store.clips[index] = dataclasses.replace(store.clips[index], labels=("low",))
+    with torch.no_grad():
+        alone = judge_split(run, store)(model, run.preprocess)
+    assert alone["mean_average_precision"] == 1.0, "of the one class that has a clip, all of which are its"
     store.read.clear()
     train(run, store, tmp_path / "run", evaluators={"validation": lambda *given: {"accuracy": 0.0}})
     assert store.read == set(store.clips_in_split("train").tolist())
@@ -200,5 +206,6 @@ def test_the_verb_prints_where_the_checkpoint_lies(
     told = json.loads(capsys.readouterr().out)
     assert told["checkpoint"] == str(tmp_path / "run" / "checkpoints" / "step-1")
     assert (told["clips"], told["best"]) == (12, None)
+    assert told["model"] == str(tmp_path / "run" / "checkpoints" / "step-1" / "model.safetensors")
     assert cli.main(["finetune", "esc11", "--store", str(sounds)]) == 1
     assert "did you mean 'esc10'" in capsys.readouterr().err

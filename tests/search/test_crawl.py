@@ -15,6 +15,7 @@ import pytest
 
 from locked_folders import lock_folders
 from lookhear.data import stretch
+from lookhear.data.stretch import decode_stretch
 from lookhear.embedder import Embedder
 from lookhear.errors import IndexStateError
 from lookhear.media.decode import read_clip
@@ -106,7 +107,7 @@ def test_cuts_find_their_own_moment(media: Path, embedder: Embedder, tmp_path: P
 def test_the_second_crawl_finds_nothing_to_do(media: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     crawl(media, embedder)
     before = contents(media.parent / "index")
-    monkeypatch.setattr(crawling, "decode_stretch", None)  # nothing may be decoded
+    monkeypatch.setattr(stretch, "decode_stretch", None)  # nothing may be decoded
     summary = crawl(media, embedder)
     assert (summary.unchanged, summary.added) == (7, 0)
     assert contents(media.parent / "index")[0] == before[0]
@@ -160,7 +161,7 @@ def test_files_that_cannot_be_read(media: Path, embedder: Embedder, monkeypatch:
     # What could not even be opened is tried again, what was read and is broken is not.
     (media / "locked.mp4").chmod(0o644)
     decoded = []
-    monkeypatch.setattr(crawling, "decode_stretch", lambda job: decoded.append(job.path) or stretch.decode_stretch(job))
+    monkeypatch.setattr(stretch, "decode_stretch", lambda job: decoded.append(job.path) or decode_stretch(job))
     crawl(media, embedder)
     assert by_path(media)["locked.mp4"].status == "ok"
     assert {"text.mp4", "truncated.mp4"} & {Path(path).name for path in decoded} == set()
@@ -233,7 +234,7 @@ def test_a_link_out_of_the_folder_is_not_opened(
         (media / "out.mp4").symlink_to(make_clip(media.parent / "outside.mp4", 40))
     except OSError:
         pytest.skip("no links on this system")
-    monkeypatch.setattr(crawling, "decode_stretch", None)  # nothing may be decoded, nor hashed
+    monkeypatch.setattr(stretch, "decode_stretch", None)  # nothing may be decoded, nor hashed
     for _ in range(2):
         summary = crawl(media, embedder)
         assert [refused.reason for refused in summary.refused] == ["it is a link out of the folder"]
@@ -272,9 +273,9 @@ def test_a_stretch_that_fails_makes_the_file_partial(
     def failing(job: stretch.StretchJob) -> stretch.Decoded:
         if job.path.endswith("clip3.mp4") and job.stretch == 1:
             raise RuntimeError("the decoder gave up")
-        return stretch.decode_stretch(job)
+        return decode_stretch(job)
 
-    monkeypatch.setattr(crawling, "decode_stretch", failing)
+    monkeypatch.setattr(stretch, "decode_stretch", failing)
     summary = crawl(media, embedder)
     assert summary.counts["partial"] == 1
     row = by_path(media)["sub1/clip3.mp4"]
@@ -286,12 +287,12 @@ def test_a_file_that_changes_while_it_is_read_is_not_believed(
     media: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def writing(job: stretch.StretchJob) -> stretch.Decoded:
-        decoded = stretch.decode_stretch(job)
+        decoded = decode_stretch(job)
         if job.path.endswith("clip0.mp4"):
             os.utime(job.path, ns=(5, 5))
         return decoded
 
-    monkeypatch.setattr(crawling, "decode_stretch", writing)
+    monkeypatch.setattr(stretch, "decode_stretch", writing)
     summary = crawl(media, embedder)
     assert [Path(each.path).name for each in summary.refused] == ["clip0.mp4"]
     monkeypatch.undo()
@@ -332,7 +333,7 @@ def test_a_child_that_is_killed_from_outside_says_nothing_about_its_file(
                     kills[key] -= 1
                     yield Done(item=item, failure="the process crashed (SIGKILL)", is_from_outside=True)
                 else:
-                    yield Done(item=item, value=stretch.decode_stretch(item))
+                    yield Done(item=item, value=decode_stretch(item))
 
     with monkeypatch.context() as killing:
         killing.setattr(crawling, "LimitedPool", Killing)
@@ -355,14 +356,14 @@ def test_refused_files_are_tried_again_when_asked(
     def failing(job: stretch.StretchJob) -> stretch.Decoded:
         if job.path.endswith("clip3.mp4"):
             raise RuntimeError("took longer than 300 s")
-        return stretch.decode_stretch(job)
+        return decode_stretch(job)
 
     with monkeypatch.context() as failed:
-        failed.setattr(crawling, "decode_stretch", failing)
+        failed.setattr(stretch, "decode_stretch", failing)
         assert crawl(media, embedder).counts["refused"] == 2
     assert crawl(media, embedder).counts["refused"] == 2
     decoded: list[str] = []
-    monkeypatch.setattr(crawling, "decode_stretch", lambda job: decoded.append(job.path) or stretch.decode_stretch(job))
+    monkeypatch.setattr(stretch, "decode_stretch", lambda job: decoded.append(job.path) or decode_stretch(job))
     summary = crawl(media, embedder, retry_refused=True)
     assert sorted(Path(path).name for path in decoded) == ["clip3.mp4", "text.mp4"]
     assert (summary.counts["refused"], summary.counts["ok"]) == (1, 6)
@@ -388,9 +389,9 @@ def test_large_files_are_hashed_once_and_in_this_process(
     def failing(job: stretch.StretchJob) -> stretch.Decoded:
         if job.path.endswith("clip5.mp4"):
             raise RuntimeError("crash")
-        return stretch.decode_stretch(job)
+        return decode_stretch(job)
 
-    monkeypatch.setattr(crawling, "decode_stretch", failing)
+    monkeypatch.setattr(stretch, "decode_stretch", failing)
     index([media], model=embedder, index_path=tmp_path / "large", workers=0)
     large = {path.resolve() for path in media.rglob("*.*") if path.is_file() and path.stat().st_size >= sizes[3]}
     assert set(here) == large
@@ -448,17 +449,17 @@ def test_another_model_beside_the_old_one(
     def dying(job: stretch.StretchJob) -> stretch.Decoded:
         if job.path.endswith("clip3.mp4"):
             raise KeyboardInterrupt
-        return stretch.decode_stretch(job)
+        return decode_stretch(job)
 
     with monkeypatch.context() as killed:
-        killed.setattr(crawling, "decode_stretch", dying)
+        killed.setattr(stretch, "decode_stretch", dying)
         killed.setattr(crawling, "_WRITE_FILES", 1)
         with pytest.raises(KeyboardInterrupt):
             index([], model=other, index_path=target, beside=True, workers=0)
     assert Index(target).facts.fingerprint == embedder.fingerprint
     assert searcher.search(sound=media / "sound.wav") == before
     decoded: list[str] = []
-    monkeypatch.setattr(crawling, "decode_stretch", lambda job: decoded.append(job.path) or stretch.decode_stretch(job))
+    monkeypatch.setattr(stretch, "decode_stretch", lambda job: decoded.append(job.path) or decode_stretch(job))
     summary = index([], model=other, index_path=target, beside=True, workers=0)
     assert 0 < len(decoded) < 7  # it went on
     assert (summary.files, summary.counts["ok"]) == (7, 6)

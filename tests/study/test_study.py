@@ -65,7 +65,7 @@ def _count(trial: Trial, folder: Path) -> Judgement:
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of four steps, made by the function that the command calls."""
     out = tmp_path_factory.mktemp("study")
-    scenes = StudySettings(learn=36, test=12, probe_clips=24, steps=2, seeds=1)
+    scenes = StudySettings(learn=24, test=8, probe_clips=16, located=2, steps=2, seeds=1)
     with pytest.MonkeyPatch.context() as patch:
         two = {row: _lighter(run) for row, run in scene_rows(2).items() if row in (NOT_TRAINED, SYNC)}
         patch.setattr(cavmae, "scene_rows", lambda steps: two)
@@ -96,30 +96,32 @@ def test_a_study_is_a_file_a_trial_and_every_figure_in_it(small: Path) -> None:
         "probe, both",
     }
     assert all(0 <= value <= 1 for value in found["figures"].values())
-    assert found["context"]["chance of R@1"] == pytest.approx(1 / 12)
+    assert found["context"]["chance of R@1"] == pytest.approx(1 / 8)
 
 
 def test_what_is_done_is_not_done_again_and_other_settings_are_refused(tmp_path: Path, small: Path) -> None:
     run = dataclasses.replace(_lighter(scene_rows(1)[SYNC]), steps=1)
     trial = Trial(row="one", data="scenes", run=run, store=small / "scenes" / "learn.store")
-    (first,) = run_trials([trial], tmp_path, _count, workers=0)
+    (first,) = run_trials([trial], tmp_path, _count, judged_on={"clips": 3}, workers=0)
 
     def never(trial: Trial, folder: Path) -> Judgement:
         raise AssertionError("it was judged already")
 
-    assert run_trials([trial], tmp_path, never, workers=0) == [first]
+    assert run_trials([trial], tmp_path, never, judged_on={"clips": 3}, workers=0) == [first]
     other = dataclasses.replace(trial, run=dataclasses.replace(run, steps=2))
     with pytest.raises(UserError, match="other settings"):
-        run_trials([other], tmp_path, never, workers=0)
+        run_trials([other], tmp_path, never, judged_on={"clips": 3}, workers=0)
+    with pytest.raises(UserError, match="or data"):
+        run_trials([trial], tmp_path, never, judged_on={"clips": 4}, workers=0)
     with pytest.raises(ConfigError, match="same data, row and seed"):
-        run_trials([trial, trial], tmp_path, never, workers=0)
+        run_trials([trial, trial], tmp_path, never, judged_on={}, workers=0)
     assert with_seed(run, 4).seed == 4
 
 
 def test_a_trial_that_fails_in_a_process_is_named(tmp_path: Path) -> None:
     trial = Trial(row="lost", data="scenes", run=scene_rows(1)[SYNC], store=tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"scenes-lost-0 failed: .*nowhere"):
-        run_trials([trial], tmp_path, partial(judge, data=None), workers=1)  # type: ignore[arg-type]
+        run_trials([trial], tmp_path, partial(judge, data=None), judged_on={}, workers=1)  # type: ignore[arg-type]
 
 
 def test_the_page_has_means_ranges_and_dashes(tmp_path: Path) -> None:

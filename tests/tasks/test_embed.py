@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lookhear.data.lock import only_writer
 from lookhear.data.prepare import PrepareConfig, prepare
 from lookhear.embedder import Embedder
 from lookhear.errors import ConfigError, MediaError, StoreError
@@ -175,6 +176,50 @@ def test_a_second_run_takes_only_what_is_new(media: Path, embedder: Embedder, tm
     make_clip(folder / "b.mp4", 2, seconds=0.7)
     with pytest.raises(StoreError, match="has changed"):
         _run(folder, out, embedder)
+
+
+def test_a_refused_file_does_not_stand_in_the_way(embedder: Embedder, tmp_path: Path) -> None:
+    """It has no vectors: mended it is taken, its old row counts no more, and when asked it is tried again as it is."""
+    folder, out = tmp_path / "media", tmp_path / "out"
+    make_clip(folder / "b.mp4", 0, seconds=0.6)
+    (folder / "a.mp4").write_bytes(b"\0" * 5000)
+    (folder / "c.mp4").write_bytes(b"\0" * 5000)
+    assert _run(folder, out, embedder).counts["refused"] == 2
+    make_clip(folder / "a.mp4", 1, seconds=0.6)
+    mended = _run(folder, out, embedder)
+    assert (mended.files, mended.done_before, mended.counts["refused"], mended.counts["ok"]) == (3, 2, 1, 2)
+    stored = read_embeddings(out)
+    assert {file.path: file.status for file in stored.files} == {"b.mp4": "ok", "c.mp4": "refused", "a.mp4": "ok"}
+    assert stored.num_shards == 2
+    windows = stored.windows(stored.files[-1])
+    np.testing.assert_allclose(windows.audio, embedder.embed(folder / "a.mp4").audio, atol=1e-5)
+    again = _run(folder, out, embedder, retry_refused=True)
+    assert (again.files, again.done_before, again.counts["refused"]) == (3, 2, 1)
+    assert _run(folder, out, embedder).done_before == 3
+    with pytest.raises(ConfigError, match="time limit above 0"):
+        _run(folder, out, embedder, time_limit_seconds=0)
+
+
+def test_one_process_writes_at_a_time(media: Path, embedder: Embedder, tmp_path: Path) -> None:
+    """A second run must not clear away the shard that the first is writing."""
+    out = tmp_path / "out"
+    _run(media / "d.wav", out, embedder)
+    with only_writer(out):
+        (out / "shard-00001.times.npy.1.tmp").write_bytes(b"under way")
+        with pytest.raises(StoreError, match="another process is writing"):
+            _run(media / "d.wav", out, embedder)
+        assert (out / "shard-00001.times.npy.1.tmp").exists()
+    _run(media / "d.wav", out, embedder)
+    assert not (out / "shard-00001.times.npy.1.tmp").exists(), "of a run that was killed"
+
+
+def test_the_precision_of_the_model_is_not_mixed(media: Path, embedder: Embedder, tmp_path: Path) -> None:
+    _run(media / "d.wav", tmp_path / "out", embedder)
+    assert read_embeddings(tmp_path / "out").facts.precision == "float32"
+    rough = in_memory_embedder(dtype="bfloat16")
+    rough.fingerprint = embedder.fingerprint
+    with pytest.raises(StoreError, match="precision float32 there, bfloat16 now"):
+        _run(media / "d.wav", tmp_path / "out", rough)
 
 
 def test_another_way_is_refused_with_a_sentence(media: Path, embedder: Embedder, tmp_path: Path) -> None:

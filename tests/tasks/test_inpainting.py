@@ -12,13 +12,15 @@ from PIL import Image
 from lookhear.cli import main
 from lookhear.config import to_dict
 from lookhear.data.preprocess import Preprocess, PreprocessConfig
-from lookhear.embedder import Embedder
+from lookhear.embedder import Embedder, load
 from lookhear.errors import CheckpointError, ConfigError, MediaError, UserError
 from lookhear.media.clip import Clip
 from lookhear.media.decode import read_clip
 from lookhear.models.cavmae import CAVMAE, CAVMAEConfig
 from lookhear.models.cavmae_sync import CAVMAESync, CAVMAESyncConfig
 from lookhear.models.checkpoint import save_checkpoint
+from lookhear.models.published import PublishedChoices, export_published
+from lookhear.models.weights import WEIGHTS
 from lookhear.tasks.inpainting import InpaintConfig, fill_in, inpaint
 from tiny_embedder import make_clip, save_tiny, tune
 
@@ -50,8 +52,12 @@ def _model(kind: str) -> CAVMAE:
     return CAVMAESync(CAVMAESyncConfig(**SIZES, num_registers=2)).eval()
 
 
+PLAIN = {"objective": {"normalise_patches": False}}  # as checkpoints of training say it
+
+
 def _embedder(kind: str = "cavmae", **extra: object) -> Embedder:
     model = _model(kind)
+    extra = extra or PLAIN
     return Embedder(
         model,
         Preprocess(PREPROCESS),
@@ -179,6 +185,23 @@ def test_true_statistics_are_those_of_what_was_there() -> None:
     assert sound.loss == pytest.approx(np.mean(slow), rel=1e-3)
 
 
+def test_published_weights_fill_in_only_what_they_are_known_to_predict(tmp_path: Path) -> None:
+    """The files do not say it: with the wrong guess, garbage would be written without a word."""
+    path = tmp_path / "weights.pth"
+    export_published(CAVMAE(CAVMAEConfig(**(SIZES | {"picture_width": ROWS}))), path)
+    heads = PublishedChoices(heads=2, decoder_heads=2, num_mel_bins=32)
+    config = InpaintConfig(audio=0.5)
+    for known, said in ((None, "nothing says whether"), (True, "predicts no brightness")):
+        with pytest.raises(CheckpointError, match=said):
+            fill_in(load(path, choices=replace(heads, normalise_patches=known), device="cpu"), _clip(), 0.3, config)
+        borrowed = replace(config, patch_statistics="true")
+        fill_in(load(path, choices=replace(heads, normalise_patches=known), device="cpu"), _clip(), 0.3, borrowed)
+    fill_in(load(path, choices=replace(heads, normalise_patches=False), device="cpu"), _clip(), 0.3, config)
+    decoders = {name: weights.choices.normalise_patches for name, weights in WEIGHTS.items()}
+    assert [name for name, known in decoders.items() if known is False] == ["cavmae-base-nonorm"]
+    assert decoders["cavmae-base"] is decoders["cavmae-sync"] is True
+
+
 def test_a_silent_file_is_filled_in() -> None:
     clip = _clip()
     silent = Clip(
@@ -198,7 +221,7 @@ def test_the_padding_of_published_models_is_not_heard() -> None:
     model = _model("cavmae")
     settings = replace(PREPROCESS, framing="published")
     embedder = Embedder(
-        model, Preprocess(settings), config=model.config, fingerprint="0", device="cpu", dtype="float32"
+        model, Preprocess(settings), config=model.config, fingerprint="0", extra=PLAIN, device="cpu", dtype="float32"
     )
     clip = _clip()
     assert clip.waveform is not None
@@ -252,7 +275,7 @@ def test_boxes_outside(config: InpaintConfig, words: str) -> None:
 def test_the_verb_writes_what_one_can_see_and_hear(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     media = make_clip(tmp_path / "clip.mp4", 0)
     path = tmp_path / "model.safetensors"
-    save_checkpoint(path, _model("sync"), preprocess=to_dict(PREPROCESS))
+    save_checkpoint(path, _model("sync"), preprocess=to_dict(PREPROCESS), extra=PLAIN)
     words = ["inpaint", str(media), "--model", str(path), "--at", "1", "--out", str(tmp_path / "out")]
     assert main([*words, "--picture-box", "0.3,0.3,0.6,0.6", "--set", "audio=0.5", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
@@ -279,7 +302,7 @@ def test_the_verb_writes_what_one_can_see_and_hear(tmp_path: Path, capsys: pytes
 def test_a_file_with_sound_alone(tmp_path: Path) -> None:
     media = make_clip(tmp_path / "sound.mp4", 0, picture=False)
     path = tmp_path / "model.safetensors"
-    save_checkpoint(path, _model("cavmae"), preprocess=to_dict(PREPROCESS))
+    save_checkpoint(path, _model("cavmae"), preprocess=to_dict(PREPROCESS), extra=PLAIN)
     with pytest.raises(MediaError, match="no picture"):
         inpaint(media, model=path, at_seconds=1.0, out=tmp_path / "out")
     inpaint(media, model=path, at_seconds=1.0, out=tmp_path / "out", config=InpaintConfig(visual=1))

@@ -5,6 +5,7 @@ If these fail, a fine-tuned model is not the one that its recipe describes.
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,16 @@ def test_labels_are_learned_and_kept_with_the_weights(tmp_path: Path) -> None:
     assert load_checkpoint(summary.checkpoint / "model.safetensors").labels == ("high", "low")
 
 
+@pytest.mark.parametrize("classes", [("high", "low"), ("low", "high")])
+def test_a_head_goes_on_only_for_the_same_labels(tmp_path: Path, classes: tuple[str, ...]) -> None:
+    learn(small_classifier_run(epochs=1), tmp_path / "first")
+    data = replace(small_classifier_run().data, classes=classes)
+    run = small_classifier_run(epochs=1, data=data, initial=str(tmp_path / "first"))
+    learn(run, tmp_path / "second", stop_after=1)
+    report = json.loads((tmp_path / "second" / "initial.json").read_text(encoding="utf-8"))
+    assert report["new"] == ({} if classes == ("high", "low") else {"classification head": 4})
+
+
 @pytest.mark.parametrize("sampling", ["shuffle", "balanced"])
 def test_files_of_sound_alone(tmp_path: Path, sampling: str) -> None:
     run = override(small_classifier_run(), ["model.mode=audio", f"data.sampling={sampling}"])
@@ -74,10 +85,13 @@ def test_a_frozen_encoder_is_what_it_was(tmp_path: Path) -> None:
 
 def test_the_average_is_that_of_the_ends_of_the_epochs(tmp_path: Path) -> None:
     run = small_classifier_run(**AVERAGED, checkpoint_every=3, keep_checkpoints=0)
-    learn(run, tmp_path / "run", stop_after=11)
+    stopped = learn(run, tmp_path / "run", stop_after=11)
+    assert stopped.checkpoint is not None
+    assert stopped.model == stopped.checkpoint / "model.safetensors"
     average = tmp_path / "run" / "checkpoints" / "average"
     assert not average.exists(), "an average of fewer epochs must not pass for the whole one"
-    learn(run, tmp_path / "run")
+    done = learn(run, tmp_path / "run")
+    assert done.model == average / "model.safetensors"
     ends = [tensors(tmp_path / "run" / "checkpoints" / f"step-{step}") for step in (6, 9, 12)]
     found = tensors(average)
     assert found.keys() == ends[0].keys()
@@ -106,6 +120,7 @@ def test_the_best_checkpoint_is_kept_and_named(tmp_path: Path) -> None:
     best = json.loads((tmp_path / "run" / "best.json").read_text(encoding="utf-8"))
     assert best == {"step": 6, "metric": "validation.accuracy", "value": 0.9}
     assert summary.best == Best(**best)
+    assert summary.model == tmp_path / "run" / "checkpoints" / "step-6" / "model.safetensors"
     names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
     assert names == {"step-6", "step-12"}
     assert find_checkpoint(tmp_path / "run").parent.name == "step-6"

@@ -127,6 +127,8 @@ def test_a_frozen_encoder_stays() -> None:
     assert model.encoder.weight.grad is None
     with pytest.raises(ConfigError, match="needs a model with a head of its own, not a Linear"):
         freeze_encoder(config, nn.Linear(1, 1))
+    with pytest.raises(ConfigError, match="head_ratio is 5 and needs a model with a head of its own, not a Linear"):
+        build_optimizer(OptimConfig(head_ratio=5.0), [nn.Linear(1, 1), nn.Identity()])
     with pytest.raises(ConfigError, match="head_ratio is -1"):
         OptimConfig(head_ratio=-1.0)
 

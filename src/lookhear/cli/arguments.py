@@ -1,7 +1,24 @@
 """Arguments that several verbs have."""
 
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from lookhear.errors import UserError
+
 Set = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="NAME=VALUE"), tyro.conf.UseAppendAction]
+
+
+def kinds_of(truth: Path | None) -> dict[str, str] | None:
+    """The kinds of made scenes by path; None without --truth."""
+    from lookhear.media.scenes import load_truth
+
+    return {path: scene.kind for path, scene in load_truth(truth).items()} if truth else None
+
+
+def several_labels(multi_label: bool, single_label: bool) -> bool | None:
+    """What --multi-label and --single-label ask for; None where neither is given."""
+    if multi_label and single_label:
+        raise UserError("--multi-label and --single-label contradict each other; give one of them, or neither")
+    return True if multi_label else False if single_label else None

@@ -6,6 +6,7 @@ from typing import Literal
 
 import tyro
 
+from lookhear.cli.arguments import several_labels
 from lookhear.console import print_record, print_rows, say, show_progress
 from lookhear.errors import MediaError
 
@@ -16,7 +17,7 @@ class Classify:
 
     media: tyro.conf.Positional[tuple[Path, ...]]
     """Video or sound files."""
-    model: Path
+    model: str
     """A fine-tuned checkpoint or a run folder."""
     top: int = 1
     """How many labels a window may have."""
@@ -25,7 +26,9 @@ class Classify:
     mode: Literal["both", "audio", "visual", "audio_of_both", "visual_of_both"] | None = None
     """What is read of a file; default: what the checkpoint reads, or that of it which a file has."""
     multi_label: bool = False
-    """Judge every label by itself (sigmoid), as AudioSet models learn; otherwise labels share one probability."""
+    """Judge every label by itself (sigmoid). Default: what the checkpoint learned, or else --single-label."""
+    single_label: bool = False
+    """Labels share one probability (softmax)."""
     classes: Path | None = None
     """A label CSV as published (index,mid,display_name), for checkpoints that do not name their classes."""
     json: bool = False
@@ -39,6 +42,7 @@ class Classify:
 
         loaded = embedder.load(self.model)
         classes = read_classes(self.classes).names if self.classes else None
+        multi_label = several_labels(self.multi_label, self.single_label)
         records, failed = [], 0
         for path in self.media:
             try:
@@ -49,7 +53,7 @@ class Classify:
                         top=self.top,
                         threshold=self.threshold,
                         mode=self.mode,
-                        multi_label=self.multi_label,
+                        multi_label=multi_label,
                         classes=classes,
                         progress=progress,
                     )

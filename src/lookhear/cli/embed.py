@@ -16,7 +16,7 @@ class Embed:
 
     source: tyro.conf.Positional[Path]
     """A folder of media, one media file, or a prepared store."""
-    model: Path
+    model: str
     """A checkpoint or a run folder."""
     out: Path = Path("embeddings")
     """Where the arrays are written. A run that was stopped goes on where it was."""
@@ -28,6 +28,10 @@ class Embed:
     """From the start of a window to the next (default: half a window)."""
     workers: int = 2
     """How many decoding processes."""
+    time_limit: float = 300.0
+    """Seconds that decoding two minutes of a file may take; a file that takes longer is refused."""
+    retry_refused: bool = False
+    """Try files again that an earlier run refused, such as with a longer --time-limit."""
     json: bool = False
     """Print the summary as JSON."""
 
@@ -44,6 +48,8 @@ class Embed:
                 dtype=self.dtype,
                 hop_seconds=self.hop_seconds,
                 workers=self.workers,
+                time_limit_seconds=self.time_limit,
+                retry_refused=self.retry_refused,
                 progress=progress,
             )
         print_record(to_dict(summary), as_json=self.json)

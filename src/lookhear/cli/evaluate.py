@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
+from lookhear.cli.arguments import kinds_of
 from lookhear.cli.evaluate_labels import EvaluateClassification, EvaluateProbe
 from lookhear.cli.evaluate_places import EvaluateLocalization, EvaluateSegmentation
 from lookhear.cli.results import give_result
@@ -16,7 +17,7 @@ from lookhear.console import show_progress
 class EvaluateRetrieval:
     """Does a sound find the picture it was recorded with, among all clips, and the reverse?"""
 
-    model: Path
+    model: str
     """A checkpoint or a run folder."""
     store: Path
     """The clips to test on; they must not be those it learned from."""
@@ -49,7 +50,7 @@ class EvaluateRetrieval:
             result = evaluate_retrieval(
                 embedder.load(self.model),
                 Store(self.store),
-                kinds=_kinds(self.truth),
+                kinds=kinds_of(self.truth),
                 train_store=Store(self.learned_from) if self.learned_from else None,
                 num_windows=self.windows,
                 aggregations=tuple(dict.fromkeys(self.aggregation)),
@@ -65,7 +66,7 @@ class EvaluateRetrieval:
 class EvaluateSync:
     """Does a frame find its own window of sound among the windows of its own clip?"""
 
-    model: Path
+    model: str
     """A checkpoint or a run folder."""
     store: Path
     """The clips to test on."""
@@ -82,13 +83,14 @@ class EvaluateSync:
         """Prints the figures."""
         from lookhear import embedder
         from lookhear.data.store import Store
+        from lookhear.media.scenes import load_truth
         from lookhear.tasks.matching.sync import evaluate_sync
 
         with show_progress("clips") as progress:
             result = evaluate_sync(
                 embedder.load(self.model),
                 Store(self.store),
-                truth=_truth(self.truth),
+                truth=load_truth(self.truth) if self.truth else None,
                 train_store=Store(self.learned_from) if self.learned_from else None,
                 progress=progress,
             )
@@ -111,14 +113,3 @@ class Evaluate:
     def run(self) -> None:
         """Runs the chosen task."""
         self.task.run()
-
-
-def _truth(folder: Path | None) -> Any:
-    from lookhear.media.scenes import load_truth
-
-    return load_truth(folder) if folder else None
-
-
-def _kinds(folder: Path | None) -> dict[str, str] | None:
-    truth = _truth(folder)
-    return {path: scene.kind for path, scene in truth.items()} if truth else None

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lookhear.cli.arguments import kinds_of, several_labels
 from lookhear.cli.results import give_result
 from lookhear.console import show_progress
 
@@ -12,7 +13,7 @@ from lookhear.console import show_progress
 class EvaluateClassification:
     """How well does a fine-tuned checkpoint name the clips? mAP, ROC area, d-prime, accuracy, and every class."""
 
-    model: Path
+    model: str
     """A fine-tuned checkpoint or a run folder."""
     store: Path
     """Labelled clips."""
@@ -22,6 +23,10 @@ class EvaluateClassification:
     """What is read of a clip; default: what the checkpoint reads."""
     frames: Literal["ten", "one"] = "ten"
     """How many pictures of each window are shown, one after the other; their probabilities are averaged."""
+    multi_label: bool = False
+    """Judge every label by itself (sigmoid). Default: what the checkpoint learned, or else as the store has labels."""
+    single_label: bool = False
+    """Labels share one probability (softmax)."""
     classes: Path | None = None
     """A label CSV as published (index,mid,display_name), for checkpoints that do not name their classes."""
     json: bool = False
@@ -45,6 +50,7 @@ class EvaluateClassification:
                 split=self.split,
                 mode=self.mode,
                 frames=self.frames,
+                multi_label=several_labels(self.multi_label, self.single_label),
                 classes=read_classes(self.classes).as_written(labels) if self.classes else None,
                 progress=progress,
             )
@@ -55,7 +61,7 @@ class EvaluateClassification:
 class EvaluateProbe:
     """How much do frozen features tell of the labels? Trains a small head on one split and judges it on another."""
 
-    model: Path
+    model: str
     """A checkpoint or a run folder."""
     store: Path
     """Labelled clips in splits."""
@@ -82,10 +88,8 @@ class EvaluateProbe:
         """Prints the figures."""
         from lookhear import embedder
         from lookhear.data.store import Store
-        from lookhear.media.scenes import load_truth
         from lookhear.tasks.labels.probes import evaluate_probe
 
-        kinds = {path: scene.kind for path, scene in load_truth(self.truth).items()} if self.truth else None
         with show_progress("clips") as progress:
             result = evaluate_probe(
                 embedder.load(self.model),
@@ -95,7 +99,7 @@ class EvaluateProbe:
                 train_split=self.train_split,
                 validation_split=self.validation_split,
                 test_split=self.test_split,
-                kinds=kinds,
+                kinds=kinds_of(self.truth),
                 seed=self.seed,
                 progress=progress,
             )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class EvaluateLocalization:
     """Do heat maps lie on the object that sounds, and how often is "no visible source" wrong?"""
 
-    model: Path
+    model: str
     """A checkpoint or a run folder."""
     store: Path
     """The clips to test on."""
@@ -28,6 +28,8 @@ class EvaluateLocalization:
     """A folder with truth.jsonl: the true boxes and event times."""
     boxes: Path | None = None
     """Instead of --truth: the VGG-SS JSON file, or the folder of Flickr-SoundNet XML files; clips go by file name."""
+    ids: Path | None = None
+    """A CSV file of Flickr-SoundNet test ids, in its first column: only these of --boxes are judged."""
     library: Path | None = None
     """A store of other clips, without labels: calibrates "no visible source", whose errors are then measured too."""
     share: float = 0.05
@@ -62,11 +64,13 @@ class EvaluateLocalization:
         from lookhear.media.scenes import load_truth
         from lookhear.tasks.localization.boxes import read_boxes
 
-        if self.truth is not None and self.boxes is None:
+        if self.truth is not None and self.boxes is None and self.ids is None:
             return load_truth(self.truth)
         if self.boxes is not None and self.truth is None:
-            return read_boxes(self.boxes)
-        raise UserError("give either --truth FOLDER (made scenes) or --boxes FILE (VGG-SS, or a folder for Flickr)")
+            return read_boxes(self.boxes, ids=self.ids)
+        raise UserError(
+            "give either --truth FOLDER (made scenes) or --boxes FILE (VGG-SS, or a folder for Flickr, with --ids)"
+        )
 
     def _visibility(self, loaded: "Embedder", progress: "Progress") -> "Visibility | None":
         from lookhear.data.store import Store
@@ -74,7 +78,13 @@ class EvaluateLocalization:
 
         if self.library is None:
             return None if self.calibration is None else Visibility.load(self.calibration, loaded)
-        found = calibrate_visibility(loaded, Store(self.library), share=self.share, progress=progress)
+        library = Store(self.library)
+        if library.digest == Store(self.store).digest:
+            raise UserError(
+                f"{self.library} holds the clips that are to be judged: a threshold set on them would look better than "
+                "it is; give a --library of other clips"
+            )
+        found = calibrate_visibility(loaded, library, share=self.share, progress=progress)
         if self.calibration is not None:
             found.save(self.calibration)
         return found
@@ -84,7 +94,7 @@ class EvaluateLocalization:
 class EvaluateSegmentation:
     """Are the pixels found of what a sound from elsewhere asks for? (ADE20K prompted by sound)"""
 
-    model: Path
+    model: str
     """A checkpoint or a run folder."""
     prompts: Path
     """The folder with prompted_segmentation.csv, frames, annotations and audio."""

@@ -22,16 +22,16 @@ class Localize:
 
     media: tyro.conf.Positional[Path]
     """A video file with sound."""
-    model: Path
+    model: str
     """A checkpoint or a run folder."""
     at: float = 0.0
     """The moment, in seconds on the file's clock."""
     out: Path = Path("heat.png")
     """What to write: a picture, or with .mp4 a video of the stretch that begins there, with its sound."""
-    seconds: float = 5.0
-    """Length of the stretch, for a video."""
-    maps_per_second: float = 2.0
-    """How many maps a second of video is made of; they are blended between."""
+    seconds: float | None = None
+    """Length of the stretch, for a video (default: 5)."""
+    maps_per_second: float | None = None
+    """How many maps a second of video is made of, blended between (default: 2)."""
     region: str | None = None
     """left,top,right,bottom as fractions of the frame: show when, and at which pitch, that region is heard."""
     calibration: Path | None = None
@@ -56,8 +56,8 @@ class Localize:
                 model=self.model,
                 at_seconds=self.at,
                 out=self.out,
-                seconds=self.seconds,
-                maps_per_second=self.maps_per_second,
+                seconds=5.0 if self.seconds is None else self.seconds,
+                maps_per_second=2.0 if self.maps_per_second is None else self.maps_per_second,
                 config=config,
                 calibration=self.calibration,
                 progress=progress,
@@ -70,6 +70,14 @@ class Localize:
     def _reverse(self, config: "HeatConfig") -> None:
         from lookhear.tasks.localization.overlays import localize_sound
 
+        of_maps = {
+            "--seconds": self.seconds,
+            "--maps-per-second": self.maps_per_second,
+            "--calibration": self.calibration,
+        }
+        given = [flag for flag, value in of_maps.items() if value is not None]
+        if given:
+            raise UserError(f"--region shows the sound of one moment, which has no {', '.join(given)}; leave that out")
         region = _numbers("--region", self.region or "")
         found = localize_sound(
             self.media, model=self.model, at_seconds=self.at, region=region, out=self.out, config=config
@@ -90,7 +98,7 @@ class Inpaint:
 
     media: tyro.conf.Positional[Path]
     """A media file; what it lacks can be made from the other with visual=1 or audio=1."""
-    model: Path
+    model: str
     """A checkpoint with a decoder, or a run folder."""
     at: float = 0.0
     """The moment, in seconds on the file's clock; the window around it is filled in."""

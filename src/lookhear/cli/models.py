@@ -90,7 +90,7 @@ class ExportModel:
     """Write a CAV-MAE, classifier or CAV-MAE Sync in the published .pth layout, which the published code reads."""
 
     checkpoint: tyro.conf.Positional[str]
-    """A checkpoint, a run folder, or a published file."""
+    """A checkpoint, a run folder, a published file, the name of weights that were fetched, or user/model on the hub."""
     out: tyro.conf.Positional[Path]
     """The .pth file to write."""
     settings: Set = ()
@@ -109,7 +109,7 @@ class ShowModel:
     """Say what a file of weights holds: its model, sizes, preprocessing, labels and fingerprint."""
 
     checkpoint: tyro.conf.Positional[str]
-    """A checkpoint, a run folder, a published file, or the name of weights that were fetched."""
+    """A checkpoint, a run folder, a published file, the name of weights that were fetched, or user/model on the hub."""
     tensors: bool = False
     """Name every tensor and its shape."""
     settings: Set = ()
@@ -143,7 +143,7 @@ class Models:
 
 
 def _open(name: str, settings: tuple[str, ...]) -> Any:
+    from lookhear.hub import open_weights
     from lookhear.models.published import PublishedChoices
-    from lookhear.models.weights import open_weights
 
     return open_weights(name, choices=override(PublishedChoices(), settings) if settings else None)

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lookhear import console
+from lookhear.config import finite
 from lookhear.console import print_record
 from lookhear.errors import UserError
 
@@ -13,8 +15,9 @@ _LISTS = ("clip_list", "left_out")
 
 def give_result(name: str, record: dict[str, Any], *, as_json: bool, out: Path | None = None) -> None:
     """Prints `record` under `name`, and writes all of it to the file `out`. Raises UserError where it cannot."""
+    text = json.dumps(finite({name: record}), indent=1, allow_nan=False)
     if as_json:
-        print_record({name: record}, as_json=True)
+        console.out(text)
     else:
         counted = {key: len(value) if key in _LISTS else value for key, value in record.items()}
         print_record({name: counted}, as_json=False)
@@ -22,6 +25,6 @@ def give_result(name: str, record: dict[str, Any], *, as_json: bool, out: Path |
         return
     try:  # after printing: what took hours to measure is not lost
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps({name: record}, indent=1, default=str) + "\n", encoding="utf-8")
+        out.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}; the result was only printed") from error

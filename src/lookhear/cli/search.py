@@ -22,7 +22,7 @@ class IndexFolders:
 
     folders: tyro.conf.Positional[tuple[Path, ...]] = ()
     """One folder or several; with --beside those of the index are added."""
-    model: Path | None = None
+    model: str | None = None
     """A checkpoint or a run folder. An index remembers its model."""
     index: Path = Path("lookhear.index")
     """Where the index lies."""

@@ -46,3 +46,16 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.clip_ids)
+
+
+def windows_as_clips(waveform: Tensor | None, frames: Tensor | None) -> Batch:
+    """Raw (M, S) and uint8 (M, C, H, W), either of which may be None, as M clips of one window."""
+    given = waveform if waveform is not None else frames
+    count = 0 if given is None else len(given)
+    return Batch(
+        clip_ids=("",) * count,
+        index=torch.zeros(count, dtype=torch.int64),
+        start_seconds=torch.zeros(count, 1, dtype=torch.float64),
+        waveform=None if waveform is None else waveform[:, None],
+        frames=None if frames is None else frames[:, None],
+    )

@@ -1,4 +1,4 @@
-"""What a decoding process does for whoever embeds files: hash a file, decode a stretch of it, cut the windows.
+"""For whoever embeds files: a decoding process hashes a file, decodes a stretch of it and cuts the windows.
 
 A stretch is some two minutes, so that a long file neither fills the memory of a process nor runs into its time limit.
 A process keeps the file of its last stretch open: a further stretch of it goes on from there. To open a file means to
@@ -7,8 +7,8 @@ one anew for every stretch would take time that grows with the square of its len
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lookhear.data.manifest import Status
@@ -17,6 +17,7 @@ from lookhear.errors import MediaError, reason_of
 from lookhear.media.clip import Clip
 from lookhear.media.decode import open_media
 from lookhear.media.info import is_loss
+from lookhear.media.workers import LimitedPool
 
 STRETCH_SECONDS = 120.0
 _HASH_BLOCK = 1 << 20
@@ -48,6 +49,7 @@ class Decoded:
     num_pictures_lost: int = 0  # asked for and covered by the picture track, but not decoded
     windows: tuple[Windows, ...] = ()
     refusal: str = ""  # why there is nothing at all
+    is_innocent: bool = False  # the refusal says nothing about the file: somebody else stopped the process
 
 
 class _Reading:
@@ -153,6 +155,21 @@ def decode_stretch(job: StretchJob) -> Decoded:
     )
 
 
+def decode_stretches(pool: LimitedPool, jobs: Iterable[StretchJob]) -> Iterator[tuple[StretchJob, Decoded]]:
+    """Decodes `jobs` in the processes of `pool`, ahead and in their order. A process that ends makes a refusal.
+
+    A process that was stopped from outside says nothing about its file: its stretch is tried once more.
+    """
+    for done in pool.map(decode_stretch, jobs):
+        if done.is_from_outside:
+            (done,) = pool.map(decode_stretch, [done.item])
+        if done.failure is None:
+            assert isinstance(done.value, Decoded)
+            yield done.item, done.value
+        else:
+            yield done.item, Decoded(refusal=done.failure, is_innocent=done.is_from_outside)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What became of a file, and why it is not simply ok."""
@@ -161,30 +178,48 @@ class Verdict:
     reason: str
 
 
-def judge(
-    first: Decoded, *, problems: Sequence[str], num_pictures_lost: int, has_sound: bool, has_picture: bool
-) -> Verdict:
-    """What became of a file whose stretches are all decoded: `first` is that of the first one, the rest of all."""
-    losses = list(dict.fromkeys([*problems, *([first.refusal] if first.refusal else [])]))
-    if first.has_video and not has_picture:
-        losses.append("no picture could be decoded")
-    if first.has_audio and not has_sound:
-        losses.append("no sound could be decoded")
-    if num_pictures_lost and has_picture:
-        losses.append(f"{num_pictures_lost} of the pictures asked for could not be decoded")
-    remarks = [*first.remarks, *losses]
-    status: Status
-    if not has_sound and not has_picture:
-        return Verdict(status="refused", reason="; ".join(remarks) or "it has neither a picture nor a sound")
-    if losses:
-        status = "partial"
-    elif not has_picture:
-        status, remarks = "sound_only", remarks or ["no picture track"]
-    elif not has_sound:
-        status, remarks = "picture_only", remarks or ["no sound track"]
-    else:
-        status = "ok"
-    return Verdict(status=status, reason="; ".join(remarks))
+@dataclass(kw_only=True)
+class Gathered:
+    """What the stretches of one file gave so far."""
+
+    first: Decoded | None = None  # without its windows
+    _problems: list[str] = field(default_factory=list)
+    _num_pictures_lost: int = 0
+    _has_sound: bool = False
+    _has_picture: bool = False
+
+    def take(self, decoded: Decoded) -> tuple[Windows, ...]:
+        """Adds a stretch, the first one first; its windows are the caller's."""
+        self.first = self.first or replace(decoded, windows=())
+        self._problems += [*decoded.problems, *([decoded.refusal] if decoded.refusal else [])]
+        self._num_pictures_lost += decoded.num_pictures_lost
+        self._has_sound |= any(windows.has_sound.any() for windows in decoded.windows)
+        self._has_picture |= any(windows.has_picture.any() for windows in decoded.windows)
+        return decoded.windows
+
+    def verdict(self) -> Verdict:
+        """What became of the file, when all of its stretches are here."""
+        assert self.first is not None
+        losses = list(dict.fromkeys(self._problems))
+        if self.first.has_video and not self._has_picture:
+            losses.append("no picture could be decoded")
+        if self.first.has_audio and not self._has_sound:
+            losses.append("no sound could be decoded")
+        if self._num_pictures_lost and self._has_picture:
+            losses.append(f"{self._num_pictures_lost} of the pictures asked for could not be decoded")
+        remarks = [*self.first.remarks, *losses]
+        status: Status
+        if not self._has_sound and not self._has_picture:
+            return Verdict(status="refused", reason="; ".join(remarks) or "it has neither a picture nor a sound")
+        if losses:
+            status = "partial"
+        elif not self._has_picture:
+            status, remarks = "sound_only", remarks or ["no picture track"]
+        elif not self._has_sound:
+            status, remarks = "picture_only", remarks or ["no sound track"]
+        else:
+            status = "ok"
+        return Verdict(status=status, reason="; ".join(remarks))
 
 
 def hash_file(path: str | Path, *, is_unwanted: Callable[[], bool] = lambda: False) -> str:

@@ -28,6 +28,7 @@ from lookhear.progress import Progress, quiet
 CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 30.0
 ATTEMPTS = 5  # in a row that bring nothing new, before a download is given up
+BUSY = (408, 429)  # refusals that pass: the server waited too long, or was asked too often
 PAUSE_SECONDS = 1.0  # before the second attempt; twice as long before each further one
 
 
@@ -39,7 +40,7 @@ class Fetched:
     size_bytes: int
     sha256: str
     verified: bool
-    """whether `sha256` was known before the file came"""
+    """whether `sha256` is one that was stated: by the caller, or in the table of weights"""
     downloaded: bool
     """False if it was here already"""
 
@@ -84,9 +85,15 @@ def fetch(
     room on the disk, or where size or sha256 are not those that were expected.
     """
     wanted = _wanted(name_or_url, folder, sha256)
-    expected = wanted.sha256 or _recorded(wanted)
-    if wanted.path.exists():
-        return _check_present(wanted, expected)
+    try:
+        expected = wanted.sha256 or _recorded(wanted)
+        if wanted.path.exists():
+            return _check_present(wanted, expected)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot read {error.filename or wanted.path} ({error.strerror or error}); make it readable, remove it, "
+            "or name another folder"
+        ) from None
     if expected is None and not accept_unverified:
         raise CheckpointError(
             f"the sha256 of '{name_or_url}' is not known, so a download could not be verified; pass "
@@ -110,7 +117,7 @@ def fetch(
         wanted.about_part.unlink(missing_ok=True)
     except OSError as error:
         raise _disk_error(error, wanted) from None
-    return Fetched(path=wanted.path, size_bytes=size, sha256=digest, verified=expected is not None, downloaded=True)
+    return _fetched(wanted, size, digest, downloaded=True)
 
 
 def _wanted(name_or_url: str, folder: Path | None, sha256: str | None) -> _Wanted:
@@ -143,8 +150,12 @@ def _check_present(wanted: _Wanted, expected: str | None) -> Fetched:
         raise CheckpointError(
             f"{wanted.path} has sha256 {digest}, not {expected}: it was changed or damaged; remove it to fetch it again"
         )
-    size = wanted.path.stat().st_size
-    return Fetched(path=wanted.path, size_bytes=size, sha256=digest, verified=expected is not None, downloaded=False)
+    return _fetched(wanted, wanted.path.stat().st_size, digest, downloaded=False)
+
+
+def _fetched(wanted: _Wanted, size: int, digest: str, *, downloaded: bool) -> Fetched:
+    stated = wanted.sha256 is not None  # a hash of our own record only says that the file is still the same
+    return Fetched(path=wanted.path, size_bytes=size, sha256=digest, verified=stated, downloaded=downloaded)
 
 
 def _download(wanted: _Wanted, progress: Progress) -> int:
@@ -159,11 +170,13 @@ def _download(wanted: _Wanted, progress: Progress) -> int:
                 return done
             problem = f"the connection broke after {done:,} of {total:,} bytes"
         except urllib.error.HTTPError as error:
-            if error.code < 500:
+            if error.code < 500 and error.code not in BUSY:
                 raise CheckpointError(_refusal(wanted.url, error.code)) from None
             problem = f"the server answered {error.code} ({error.reason})"
         except urllib.error.URLError as error:
             problem, reached, advice = str(error.reason), False, "is there a network here?"
+        except http.client.InvalidURL as error:
+            raise CheckpointError(f"{wanted.url} is no address as servers read it ({error})") from None
         except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
             problem = str(error) or type(error).__name__
         kept = _size(wanted.part)

@@ -6,7 +6,7 @@ places is refused. Sources: checkpoints of ours, published files, and the ImageN
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from lookhear.models.checkpoint import compare, is_pickle, model_name
 from lookhear.models.classifier import CAVMAEClassifier
 from lookhear.models.published import PUBLISHED_FORMAT, PublishedChoices, read_model, unpickle
 from lookhear.models.tokens import Grid, resize_positions
-from lookhear.models.vision_mae import is_vision_mae, vision_mae_tensors
+from lookhear.models.vision_mae import MAE_DECODER_HEADS, MAE_HEADS, is_vision_mae, vision_mae_tensors
 from lookhear.models.weights import locate
 
 _ENCODER = "encoder."  # before the names of a classifier's encoder
@@ -37,7 +37,8 @@ _PARTS = (
     (r"decoder\..*", "decoder"),
     (r"class token", "class token"),
 )
-_SIZED_FREELY = ("registers", "classification head")  # of another size, they start anew rather than being refused
+_HEAD = "classification head"
+_SIZED_FREELY = ("registers", _HEAD)  # of another size, they start anew rather than being refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,9 @@ class InitialReport:
     new: dict[str, int]
     """parts that stay at their random (or sine-cosine) start, and their tensors: the file has none that fit"""
     left_out: dict[str, int]
-    """parts of the file that the model has no place for, and their tensors"""
+    """parts of the file that the model has no place for, or another meaning (a head of other labels)"""
+    assumed: dict[str, int]
+    """attention heads that neither the file nor a published size shows: those of the model were taken for its own"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,22 +72,30 @@ class _Source:
     fingerprint: str | None
     grids: Mapping[str, Grid]  # of the position tables
     config: Any  # of the encoder; None for a vision MAE
+    labels: tuple[str, ...] = ()
 
 
 @torch.no_grad()
 def initialise_from(
-    model: nn.Module, name_or_path: str | Path, *, choices: PublishedChoices | None = None
+    model: nn.Module,
+    name_or_path: str | Path,
+    *,
+    choices: PublishedChoices | None = None,
+    labels: Sequence[str] = (),
 ) -> InitialReport:
     """Fills `model` in place from a checkpoint, a run folder, a published file, a name in WEIGHTS, or a vision MAE.
 
     A classifier and a pre-training model may start from each other. Position tables follow the model's window and
-    picture size. Raises CheckpointError with what is missing and what has another shape where a part fits only in
-    places (other depths, widths, patches), or where attention heads differ, which no shape would show.
+    picture size. `labels` are those of the model's classification head: the head of a file that was made for others,
+    or for the same in another order, is left out. Raises CheckpointError with what is missing and what has another
+    shape where a part fits only in places (other depths, widths, patches), or where attention heads differ, which no
+    shape would show. A vision MAE does not say how many it has: those of the published widths are known, others are
+    taken to be the model's, and the report says so.
     """
     located = locate(name_or_path)
     source = _read(located.path, model, choices or located.choices)
     config, prefix = _encoder_of(model)
-    _require_equal_heads(source, config, str(name_or_path))
+    assumed = _require_equal_heads(source, config, str(name_or_path))
     own = {key.removeprefix(prefix): (key, tensor) for key, tensor in model.state_dict().items()}
     found = dict(source.tensors)
     resized = _resize(found, own, source.grids, _grids(config))
@@ -94,7 +105,7 @@ def initialise_from(
     for part in [part for part in ours if part in theirs]:
         wanted = {name: tuple(own[name][1].shape) for name in ours[part]}
         difference = compare(wanted, {name: tuple(found[name].shape) for name in theirs[part]})
-        if not difference:
+        if not difference and not (part == _HEAD and _are_others(source.labels, labels)):
             continue
         if not part.endswith(_SIZED_FREELY):
             raise CheckpointError(
@@ -113,6 +124,7 @@ def initialise_from(
         resized=tuple(resized),
         new=dict(sorted(new.items())),
         left_out=dict(sorted(left_out.items())),
+        assumed=assumed,
     )
 
 
@@ -132,6 +144,7 @@ def _read(path: Path, model: nn.Module, choices: PublishedChoices | None) -> _So
         fingerprint=loaded.fingerprint,
         grids=_grids(config),
         config=config,
+        labels=loaded.labels,
     )
 
 
@@ -142,17 +155,34 @@ def _encoder_of(model: nn.Module) -> tuple[Any, str]:
     return (config.encoder, _ENCODER) if isinstance(model, CAVMAEClassifier) else (config, "")
 
 
-def _require_equal_heads(source: _Source, config: Any, where: str) -> None:
-    if source.config is None:
-        return
-    names = ["heads"] + ["decoder_heads"] * bool(source.config.decoder_depth and config.decoder_depth)
+def _are_others(given: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Whether two heads, both with known labels, tell other things apart."""
+    return bool(given and wanted) and tuple(given) != tuple(wanted)
+
+
+def _require_equal_heads(source: _Source, config: Any, where: str) -> dict[str, int]:
+    """Raises CheckpointError where attention heads differ; returns those that had to be assumed equal."""
+    assumed = {}
+    names = ["heads"]
+    if config.decoder_depth and any(name.startswith("decoder.") for name in source.tensors):
+        names.append("decoder_heads")
     for name in names:
-        theirs, ours = getattr(source.config, name), getattr(config, name)
-        if theirs != ours:
+        ours = getattr(config, name)
+        theirs = _published_heads(source, name) if source.config is None else getattr(source.config, name)
+        if theirs is None:
+            assumed[name] = ours
+        elif theirs != ours:
             raise CheckpointError(
                 f"{where} has {theirs} {name} and this model {ours}: the same tensors would mean something else; set "
                 f"model.{name}={theirs}"
             )
+    return assumed
+
+
+def _published_heads(mae: _Source, name: str) -> int | None:
+    """Heads of a vision MAE of a published width; None for another width, which shows nothing."""
+    table, sizes = ("joint_norm.weight", MAE_HEADS) if name == "heads" else ("decoder.norm.weight", MAE_DECODER_HEADS)
+    return sizes.get(len(mae.tensors[table]))
 
 
 def _grids(config: Any) -> dict[str, Grid]:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,10 @@ class PublishedChoices:
     """whether registers pass through the joint blocks"""
     mode: Mode | None = None
     """what a classifier reads where a call names no mode; whatever towers it has if None"""
+    normalise_patches: bool | None = None
+    """whether the decoder learned patches with their own mean and deviation taken out; not known if None"""
+    loss: Literal["bce", "ce"] | None = None
+    """a classifier's: of classes that go together (bce), or of which a clip has one (ce); not known if None"""
 
 
 class Form(Enum):
@@ -105,10 +109,17 @@ def load_published(
         config=config,
         preprocess=preprocess,
         labels=(),
-        extra={"published_file": path.name},
+        extra={"published_file": path.name} | _objective(choices or PublishedChoices()),
         fingerprint=fingerprint(model.state_dict(), preprocess, config.unseen_settings()),
         format=PUBLISHED_FORMAT,
     )
+
+
+def _objective(choices: PublishedChoices) -> dict[str, Any]:
+    """What the file was trained for, under the names that checkpoints of ours have for it; only what is known."""
+    said = {"normalise_patches": choices.normalise_patches, "loss": choices.loss}
+    known = {name: value for name, value in said.items() if value is not None}
+    return {"objective": known} if known else {}
 
 
 def read_model(

@@ -18,6 +18,9 @@ from lookhear.errors import CheckpointError
 from lookhear.models.cavmae import CAVMAEConfig
 from lookhear.models.checkpoint import compare
 
+# Attention heads by width, which no tensor shows: of ViT-B, ViT-L and ViT-H, and of the decoder of all three.
+MAE_HEADS = {768: 12, 1024: 16, 1280: 16}
+MAE_DECODER_HEADS = {512: 16}
 _LINEARS = {
     "attn.qkv": "attention.qkv",
     "attn.proj": "attention.out",

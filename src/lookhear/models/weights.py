@@ -5,6 +5,7 @@ these files was downloaded while this table was written: sizes and hashes are gi
 """
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,15 @@ from typing import Literal
 
 from lookhear.config import nearest
 from lookhear.errors import CheckpointError
-from lookhear.models.checkpoint import LoadedCheckpoint, find_checkpoint
+from lookhear.models.checkpoint import find_checkpoint
 from lookhear.models.classifier import Mode
-from lookhear.models.published import PublishedChoices, read_model
+from lookhear.models.published import PublishedChoices
 
 Kind = Literal["cavmae", "cavmae_classifier", "cavmae_sync"]
+
+WEIGHT_FILES = (".safetensors", ".pth")
+# What a model, or a file of one, is called on the Hugging Face hub. Paths that begin with ., /, ~ or a drive are not.
+HUB_NAME = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(/(?P<file>.+))?")
 
 NOT_STATED = "not stated"
 # The authors state no licence for any of these files; the ImageNet MAE, which most started from, has this one.
@@ -43,18 +48,32 @@ class Weights:
     """of the file itself"""
     mode: Mode = "both"
     """what a classifier reads"""
+    normalise_patches: bool | None = None
+    """whether its decoder learned patches with their own mean and deviation taken out; None: no decoder, or unknown"""
+    loss: Literal["bce", "ce"] | None = None
+    """a classifier's: of classes that go together (AudioSet), or of which a clip has one (VGGSound)"""
     size_bytes: int | None = None
     """of the file, where it is known"""
     sha256: str | None = None
     """of the file, where it is known"""
 
     @property
-    def choices(self) -> PublishedChoices | None:
+    def choices(self) -> PublishedChoices:
         """What the file itself does not show."""
-        return PublishedChoices(mode=self.mode) if self.kind == "cavmae_classifier" else None
+        mode = self.mode if self.kind == "cavmae_classifier" else None
+        return PublishedChoices(mode=mode, normalise_patches=self.normalise_patches, loss=self.loss)
 
 
-def _cavmae(name: str, link: str, purpose: str, *, kind: Kind = "cavmae", mode: Mode = "both") -> Weights:
+def _cavmae(
+    name: str,
+    link: str,
+    purpose: str,
+    *,
+    kind: Kind = "cavmae",
+    mode: Mode = "both",
+    normalise_patches: bool | None = True,
+    loss: Literal["bce", "ce"] | None = None,
+) -> Weights:
     return Weights(
         name=name,
         kind=kind,
@@ -63,11 +82,14 @@ def _cavmae(name: str, link: str, purpose: str, *, kind: Kind = "cavmae", mode: 
         purpose=purpose,
         source="github.com/YuanGongND/cav-mae",
         mode=mode,
+        normalise_patches=normalise_patches,
+        loss=loss,
     )
 
 
 def _finetuned(name: str, link: str, purpose: str, mode: Mode = "both") -> Weights:
-    return _cavmae(name, link, purpose, kind="cavmae_classifier", mode=mode)
+    loss: Literal["bce", "ce"] = "ce" if "vggsound" in name else "bce"
+    return _cavmae(name, link, purpose, kind="cavmae_classifier", mode=mode, normalise_patches=None, loss=loss)
 
 
 def _known() -> Iterator[Weights]:
@@ -79,11 +101,13 @@ def _known() -> Iterator[Weights]:
         "cavmae-base-nonorm",
         "arrg7cb3e4hhjwu/cav-mae-base-nonorm.pth",
         f"{pre} batch 48, plain pixels predicted; for inpainting",
+        normalise_patches=False,
     )
     yield _cavmae(
         "cavmae-imagenet",
         "9nlz523a5q52w86/ori_mae_11.pth",
         "ImageNet MAE in the layout of CAV-MAE: where pre-training starts",
+        normalise_patches=None,
     )
     for name, link, what in (
         ("mask50", "dgorer0ybdbnvgf/50.pth", "mask ratio .50"),
@@ -115,6 +139,7 @@ def _known() -> Iterator[Weights]:
         kind="cavmae_sync",
         file="cav_mae_sync.pth",
         url=None,  # on Google Drive, by an id that is not known here
+        normalise_patches=True,
         purpose="pre-trained on AudioSet-2M, epoch 25: retrieval and localization with windows of 4.16 s",
         source="github.com/edsonroteia/cav-mae-sync (link in pretrained_models/get_pretrained_model.sh)",
         size_bytes=762_886_272,  # second hand, as is that its sha256 begins with a035b04cf615
@@ -122,6 +147,14 @@ def _known() -> Iterator[Weights]:
 
 
 WEIGHTS: dict[str, Weights] = {weights.name: weights for weights in _known()}
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether `name` reads as `user/model`, or `user/model/FILE` with a file of weights."""
+    found = HUB_NAME.fullmatch(name)
+    if found is None:
+        return False
+    return found["file"].endswith(WEIGHT_FILES) if found["file"] else not name.endswith(WEIGHT_FILES)
 
 
 def known_weights(name: str) -> Weights:
@@ -156,8 +189,16 @@ def locate(name_or_path: str | Path) -> Located:
     A path that exists wins over a name. Raises CheckpointError where there is neither.
     """
     weights = WEIGHTS.get(str(name_or_path))
-    if weights is None or Path(name_or_path).exists():
-        return Located(path=find_checkpoint(Path(name_or_path)))
+    path = Path(name_or_path)
+    if is_hub_name(str(name_or_path)) and not Path(path.parts[0]).exists():
+        user, model, *file = path.parts
+        address = "/".join(("https://huggingface.co", user, model, "resolve/main", *(file or ["model.safetensors"])))
+        raise CheckpointError(
+            f"there is no checkpoint at {path}; if a model on the Hugging Face hub is meant, download it first with "
+            f"`lookhear models fetch {address} --accept-unverified`, and give the path that it prints"
+        )
+    if weights is None or path.exists():
+        return Located(path=find_checkpoint(path))
     path = file_of(weights)
     if not path.is_file():
         raise CheckpointError(
@@ -165,9 +206,3 @@ def locate(name_or_path: str | Path) -> Located:
             + (f"run `lookhear models fetch {weights.name}`" if weights.url else f"get them from {weights.source}")
         )
     return Located(path=path, choices=weights.choices)
-
-
-def open_weights(name_or_path: str | Path, *, choices: PublishedChoices | None = None) -> LoadedCheckpoint:
-    """The model of what `locate` finds. `choices` say what a published file does not show."""
-    located = locate(name_or_path)
-    return read_model(located.path, choices=choices or located.choices)

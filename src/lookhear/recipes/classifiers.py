@@ -122,6 +122,7 @@ def _published(
         ),
         epochs=epochs,
         average_epochs=average_epochs,
+        checkpoint_every=5000,  # each is several times the model: Adam's two states, and the sums of the average
     )
 
 

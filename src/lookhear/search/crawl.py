@@ -6,8 +6,7 @@ has its path, size and time. Bytes that the index knows already (a renamed or co
 touched) are recognised by their hash and not decoded.
 
 A file that is large is hashed in this process, before it is decoded: that takes longer than a limit for bad files, and
-reading bytes is safe. A child that was stopped from outside says nothing about its file, so the stretch is tried once
-more, and the next crawl tries the file again.
+reading bytes is safe. A file whose child was stopped from outside, twice, is tried again by the next crawl.
 
 Killed at any moment and run again, it ends in the state that an undisturbed run ends in: see `index.py` for why.
 """
@@ -22,13 +21,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lookhear.data.stretch import Decoded, StretchJob, decode_stretch, hash_file, judge
+from lookhear.data.lock import only_writer
+from lookhear.data.stretch import Decoded, Gathered, StretchJob, decode_stretches, hash_file
 from lookhear.data.windows import Windows, join_windows
 from lookhear.embedder import Embedder, Embeddings, join_embeddings, load
 from lookhear.errors import IndexStateError
-from lookhear.media.workers import Done, LimitedPool
+from lookhear.media.workers import LimitedPool
 from lookhear.progress import Progress, quiet
-from lookhear.search.facts import only_writer
 from lookhear.search.index import Index, create_index, create_index_beside
 from lookhear.search.summary import CrawlSummary, summarize
 from lookhear.search.survey import WAITING, Look, Seen, Survey, roots_of, stat_of, survey
@@ -102,7 +101,7 @@ def index(
         raise IndexStateError(
             f"{path} is of this very model and hop already; leave --beside out to bring it up to date"
         )
-    with only_writer(path):
+    with only_writer(path, IndexStateError):
         target = create_index_beside(path, embedder, hop_seconds=hop)
     return crawl(target, roots, options, replaces=old, progress=progress)
 
@@ -177,14 +176,11 @@ class _Progressing:
     """A file of which not all stretches are embedded."""
 
     seen: Seen
-    first: Decoded | None = None
+    gathered: Gathered = field(default_factory=Gathered)
     num_left: int = 1  # stretches that are not back yet
     file_id: str = ""
-    problems: list[str] = field(default_factory=list)
-    num_pictures_lost: int = 0
     parts: list[Embeddings] = field(default_factory=list)
     num_waiting: int = 0  # parts that are not embedded yet
-    stopped: set[int] = field(default_factory=set)  # stretches whose process was stopped from outside
     doubt: str = ""  # why what is known of it says nothing about the file
     is_done: bool = False
 
@@ -246,8 +242,8 @@ class _Crawl:
                 self._queue.append(self._job(rank, 0))
         with self._hashing:
             while self._queue and not self._stop():  # a long file queues its further stretches when the first is back
-                for done in pool.map(decode_stretch, self._drain()):
-                    self._take(done)
+                for job, decoded in decode_stretches(pool, self._drain()):
+                    self._take(job, decoded)
                     if self._stop():
                         break
         self._embed(0)
@@ -271,35 +267,19 @@ class _Crawl:
             known_ids=frozenset(self._ids_of_size.get(seen.size_bytes, ())),
         )
 
-    def _take(self, done: Done) -> None:
-        job: StretchJob = done.item
+    def _take(self, job: StretchJob, decoded: Decoded) -> None:
         file = self._files[job.rank]
-        if done.is_from_outside and job.stretch not in file.stopped:
-            file.stopped.add(job.stretch)
-            self._queue.appendleft(job)
-            return
-        if done.failure is not None:
-            decoded = Decoded(refusal=done.failure)
-            if done.is_from_outside:
-                file.doubt = f"{done.failure}; the next crawl tries it again"
-            elif job.stretch == 0 and not file.file_id:
-                # It was read far enough to end its process: only other bytes are worth another try.
-                file.file_id = hash_file(job.path)
-        else:
-            assert isinstance(done.value, Decoded)
-            decoded = done.value
+        if decoded.is_innocent:
+            file.doubt = f"{decoded.refusal}; the next crawl tries it again"
+        elif job.stretch == 0:
+            # Where its process ended it was read far enough: only other bytes are worth another try.
+            file.file_id = file.file_id or decoded.file_id or hash_file(job.path)
         if job.stretch == 0:
-            file.first = decoded
-            file.file_id = file.file_id or decoded.file_id
             further = max(0, decoded.num_stretches - 1)
             file.num_left += further
             self._queue.extendleft(self._job(job.rank, number) for number in range(further, 0, -1))
-        elif decoded.refusal:
-            file.problems.append(decoded.refusal)
         file.num_left -= 1
-        file.problems += decoded.problems
-        file.num_pictures_lost += decoded.num_pictures_lost
-        for windows in decoded.windows:
+        for windows in file.gathered.take(decoded):
             self._waiting.append(_Waiting(file=file, place=len(file.parts), windows=windows))
             file.parts.append(_NOT_YET)
             file.num_waiting += 1
@@ -329,7 +309,7 @@ class _Crawl:
 
     def _finish(self, file: _Progressing) -> None:
         """Turns a complete file into its row and moments."""
-        if file.num_left or file.num_waiting or file.first is None:
+        if file.num_left or file.num_waiting or file.is_done:
             return
         known = self._known.get(file.file_id)
         if known is not None:
@@ -348,7 +328,7 @@ class _Crawl:
 
     def _add_row(self, file: _Progressing, row: FileRow) -> None:
         self._rows.append(row)
-        file.parts, file.first, file.is_done = [], None, True  # counted once
+        file.parts, file.gathered, file.is_done = [], Gathered(), True  # counted once, and no more in memory
         self._num_done += 1
         self._progress(self._num_done, len(self._files), file.seen.path)
 
@@ -357,20 +337,13 @@ class _Crawl:
         return self._index.facts.embedding_width
 
     def _new_row(self, file: _Progressing) -> FileRow:
-        first = file.first
+        first, verdict = file.gathered.first, file.gathered.verdict()
         assert first is not None
-        has_sound = any(part.has_audio.any() for part in file.parts)
-        has_picture = any(part.has_visual.any() for part in file.parts)
-        verdict = judge(
-            first,
-            problems=file.problems,
-            num_pictures_lost=file.num_pictures_lost,
-            has_sound=has_sound,
-            has_picture=has_picture,
-        )
+        present = sum(int((part.has_audio | part.has_visual).sum()) for part in file.parts)
         if verdict.status == "refused":
             return _row(file, verdict.status, verdict.reason)
-        present = sum(int((part.has_audio | part.has_visual).sum()) for part in file.parts)
+        if not present:
+            return _row(file, "refused", "the model embeds neither its sound nor its picture")
         return _row(file, verdict.status, verdict.reason, seconds=first.seconds, num_moments=present)
 
     def _write_if_due(self) -> None:

@@ -1,22 +1,20 @@
-"""An index's folder: index.json, which says what made the index, and the lock that lets one process write."""
+"""An index's folder: index.json, which says what made the index."""
 
 import contextlib
 import json
 import os
 import shutil
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from lookhear.config import from_dict, to_dict
+from lookhear.data.lock import LOCK_NAME
 from lookhear.errors import ConfigError, IndexStateError
 
 FORMAT = 1
 _FACTS_NAME = "index.json"
 _NEXT_NAME = "index.next.json"
-_LOCK_NAME = "writing.lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,38 +110,5 @@ def check_place(path: Path) -> None:
     """Raises IndexStateError unless a new index can be made at `path`: nothing there, or an empty folder."""
     if path.exists() and not path.is_dir():
         raise IndexStateError(f"{path} is a file; an index needs a folder (--index DIR)")
-    if path.is_dir() and any(entry.suffix != ".tmp" and entry.name != _LOCK_NAME for entry in path.iterdir()):
+    if path.is_dir() and any(entry.suffix != ".tmp" and entry.name != LOCK_NAME for entry in path.iterdir()):
         raise IndexStateError(f"{path} is not an index and is not empty; choose another folder (--index DIR)")
-
-
-@contextlib.contextmanager
-def only_writer(path: Path) -> Iterator[None]:
-    """Holds the right to write to the index at `path`. The system takes it back when the process ends, however.
-
-    Raises IndexStateError while another process holds it.
-    """
-    try:
-        file = (path / _LOCK_NAME).open("ab")
-    except OSError as error:
-        raise IndexStateError(f"cannot write {path}: {error.strerror or error}; mend that and try again") from None
-    with file:
-        try:
-            _lock(file)
-        except OSError:
-            raise IndexStateError(
-                f"another process is writing to {path}; wait until it is done, then run the same command again"
-            ) from None
-        yield
-
-
-def _lock(file: IO[bytes]) -> None:
-    """Locks `file` until it is closed; OSError if another holds it."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -26,6 +26,7 @@ from uuid import uuid4
 import numpy as np
 
 from lookhear.config import to_dict
+from lookhear.data.lock import only_writer
 from lookhear.errors import IndexStateError
 from lookhear.search.calibration import Calibration, calibrate
 from lookhear.search.facts import (
@@ -35,7 +36,6 @@ from lookhear.search.facts import (
     drop_next,
     drop_strays,
     has_next,
-    only_writer,
     read_facts,
     switch_to_next,
     write_facts,
@@ -339,7 +339,7 @@ class Index:
 
         Raises IndexStateError while another process has it.
         """
-        with only_writer(self.path):
+        with only_writer(self.path, IndexStateError):
             drop_strays(self.path)
             self.refresh()
             self.remove_orphans()

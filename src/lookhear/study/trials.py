@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,18 +70,27 @@ Judge = Callable[[Trial, Path], Judgement]
 
 
 def run_trials(
-    trials: Sequence[Trial], out: Path, judge: Judge, *, workers: int = 2, progress: Progress = quiet
+    trials: Sequence[Trial],
+    out: Path,
+    judge: Judge,
+    *,
+    judged_on: Mapping[str, Any],
+    workers: int = 2,
+    progress: Progress = quiet,
 ) -> list[Outcome]:
     """The outcome of every trial, in their order; those that `out` already holds are read, not run.
 
-    `workers` trials at a time share the cores evenly. Raises UserError where `out` holds a result of the same name of
-    another run, and where a trial fails (the others that are under way are finished first).
+    `judged_on` is what figures depend on besides the run: digests of stores, settings of the judge. `workers` trials
+    at a time share the cores evenly. Raises UserError where `out` holds a result of the same name of another run or
+    judged on something else, and where a trial fails (the others that are under way are finished first).
     """
     (out / "results").mkdir(parents=True, exist_ok=True)
     names = [trial.name for trial in trials]
     if len(set(names)) < len(names):
         raise ConfigError("two trials have the same data, row and seed")
-    waiting = [trial for trial in trials if _read(trial, out) is None]
+    abouts = [{"run": trial.run.to_dict(), "judged_on": dict(judged_on)} for trial in trials]
+    told = list(zip(trials, abouts, strict=True))
+    waiting = [(trial, about) for trial, about in told if _read(trial, about, out) is None]
     threads = max(1, (os.cpu_count() or 1) // max(workers, 1))
     done = len(trials) - len(waiting)
     progress(done, len(trials), "")
@@ -90,17 +99,17 @@ def run_trials(
             raise UserError(f"the trial {name} failed: {failure}; the same command goes on from there")
         done += 1
         progress(done, len(trials), name)
-    outcomes = [_read(trial, out) for trial in trials]
+    outcomes = [_read(trial, about, out) for trial, about in told]
     return [outcome for outcome in outcomes if outcome is not None]
 
 
 def _run(
-    trials: Sequence[Trial], out: Path, judge: Judge, threads: int, workers: int
+    trials: Sequence[tuple[Trial, dict[str, Any]]], out: Path, judge: Judge, threads: int, workers: int
 ) -> Iterable[tuple[str, str | None]]:
     """Name and failure (None: done) of each, as they end."""
     if workers == 0:
-        for trial in trials:
-            _do(trial, out, judge, threads)
+        for trial, about in trials:
+            _do(trial, about, out, judge, threads)
             yield trial.name, None
         return
     # spawned: forking after torch has started its threads can hang
@@ -108,7 +117,7 @@ def _run(
     with ProcessPoolExecutor(
         workers, mp_context=context, max_tasks_per_child=1, initializer=_limit_threads, initargs=(threads,)
     ) as pool:
-        running = {pool.submit(_do, trial, out, judge, threads): trial for trial in trials}
+        running = {pool.submit(_do, trial, about, out, judge, threads): trial for trial, about in trials}
         for future in as_completed(running):
             error = future.exception()
             if error is not None:
@@ -122,7 +131,7 @@ def _limit_threads(threads: int) -> None:
         os.environ[name] = str(threads)
 
 
-def _do(trial: Trial, out: Path, judge: Judge, threads: int) -> None:
+def _do(trial: Trial, about: dict[str, Any], out: Path, judge: Judge, threads: int) -> None:
     """Trains, judges, and writes the result."""
     import torch
 
@@ -151,7 +160,7 @@ def _do(trial: Trial, out: Path, judge: Judge, threads: int) -> None:
         figures=judged.figures,
         context=judged.context,
     )
-    record = {"run": trial.run.to_dict(), "outcome": to_dict(outcome)}
+    record = about | {"outcome": to_dict(outcome)}
     beside = _result(trial, out).with_suffix(".part")
     beside.write_text(json.dumps(record, indent=1), encoding="utf-8")
     beside.replace(_result(trial, out))
@@ -170,14 +179,14 @@ def _result(trial: Trial, out: Path) -> Path:
     return out / "results" / f"{trial.name}.json"
 
 
-def _read(trial: Trial, out: Path) -> Outcome | None:
-    """The outcome of a trial that is done. Raises UserError where it is one of another run."""
+def _read(trial: Trial, about: dict[str, Any], out: Path) -> Outcome | None:
+    """The outcome of a trial that is done. Raises UserError where it is one of something else."""
     path = _result(trial, out)
     if not path.exists():
         return None
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if record["run"] != json.loads(json.dumps(trial.run.to_dict())):
-        raise UserError(f"{path} is the result of other settings; remove it, or name another --out")
+    if {name: record.get(name) for name in about} != json.loads(json.dumps(about)):
+        raise UserError(f"{path} is the result of other settings or data; remove it, or name another --out")
     return from_dict(Outcome, record["outcome"])
 
 

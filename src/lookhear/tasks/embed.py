@@ -7,7 +7,7 @@ shards begin and end together. So a run that was killed and went on writes the s
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +17,14 @@ from lookhear.data.manifest import STATUSES
 from lookhear.data.preprocess import check_store
 from lookhear.data.sampling import window_starts
 from lookhear.data.store import STORE_NAME, Store
-from lookhear.data.stretch import Decoded, StretchJob, Verdict, decode_stretch, judge
+from lookhear.data.stretch import Decoded, Gathered, StretchJob, Verdict, decode_stretches
 from lookhear.data.windows import WindowPlan, Windows, cut_windows, join_windows
 from lookhear.embedder import Embedder, Part, load
-from lookhear.errors import MediaError, StoreError
+from lookhear.errors import ConfigError, MediaError, StoreError
 from lookhear.media.probe import find_media
-from lookhear.media.workers import Done, LimitedPool
+from lookhear.media.workers import LimitedPool
 from lookhear.progress import Progress, quiet
-from lookhear.tasks.vectors import Dtype, EmbeddedFile, EmbeddingFacts, ShardWriter, begin
+from lookhear.tasks.vectors import Dtype, EmbeddedFile, EmbeddingFacts, ShardWriter, latest, writing
 from lookhear.tasks.windows import read_clip_windows
 
 TIME_LIMIT_SECONDS = 300.0
@@ -63,6 +63,7 @@ def embed(
     hop_seconds: float | None = None,
     workers: int = 2,
     time_limit_seconds: float = TIME_LIMIT_SECONDS,
+    retry_refused: bool = False,
     progress: Progress = quiet,
 ) -> EmbedSummary:
     """Embeds every window of every file of `source` into the folder `out`; `read_embeddings(out)` gives them back.
@@ -72,14 +73,18 @@ def embed(
     follow each other by `hop_seconds` (None: half a window) and cover each file, as `Embedder.embed` has them.
 
     Every file has a row in the end, refused ones with a reason. Run again after a kill, it goes on; run again when it
-    is done, it takes only files that are new. `time_limit_seconds` is for decoding a stretch of two minutes;
-    `workers=0` decodes in this process, without limits.
+    is done, it takes only files that are new, or were refused and have changed since; with `retry_refused` all that
+    were refused. `time_limit_seconds` is for decoding a stretch of two minutes; `workers=0` decodes in this process,
+    without limits.
 
     Raises StoreError where `out` holds something else or vectors made in another way (another model, `what`, `dtype`,
-    hop, source or content of a store), a file was changed since it was embedded, or `out` cannot be written; MediaError
-    for a source without media; ConfigError for a hop that is not above 0.
+    precision, hop, source or content of a store), a file was changed since it was embedded, another process is writing
+    there, or `out` cannot be written; MediaError for a source without media; ConfigError for a hop or a limit that is
+    not above 0.
     """
     source, out = Path(source), Path(out)
+    if not time_limit_seconds > 0:
+        raise ConfigError(f"nothing can be decoded in {time_limit_seconds:g} s; give a time limit above 0")
     embedder = model if isinstance(model, Embedder) else load(model)
     plan = embedder.plan(hop_seconds=hop_seconds)
     entries = _StoredClips(embedder, plan, source) if _is_store(source) else _MediaFiles(plan, source)
@@ -89,31 +94,35 @@ def embed(
         fingerprint=embedder.fingerprint,
         what=what,
         dtype=dtype,
+        precision=str(embedder.dtype).removeprefix("torch."),
         window_seconds=embedder.window_seconds,
         hop_seconds=plan.hop_seconds,
         preprocess=to_dict(embedder.preprocess.config),
     )
-    done = begin(out, facts)
-    todo = _not_done(entries.entries, done, out)
-    writing = _Writing(out, embedder, facts, number=done[-1].shard + 1 if done else 0)
-    num_before = len(entries.entries) - len(todo)
-    try:
-        with LimitedPool(workers, time_limit_seconds=time_limit_seconds) as pool:
-            pieces = entries.read(pool, todo)
-            for position, entry in enumerate(todo):
-                progress(num_before + position, len(entries.entries), entry.path)
-                verdict = next(pieces)
-                while isinstance(verdict, Windows):
-                    writing.add(verdict)
+    with writing(out, facts) as done:
+        todo = _not_done(entries.entries, latest(done), out, retry_refused=retry_refused)
+        shards = _Writing(out, embedder, facts, number=done[-1].shard + 1 if done else 0)
+        num_before = len(entries.entries) - len(todo)
+        try:
+            with LimitedPool(workers, time_limit_seconds=time_limit_seconds) as pool:
+                pieces = entries.read(pool, todo)
+                for position, entry in enumerate(todo):
+                    progress(num_before + position, len(entries.entries), entry.path)
                     verdict = next(pieces)
-                writing.end(entry, verdict)
-        writing.close()
-    except OSError as error:  # a full disk; what is wrong with a file is in its row
-        raise StoreError(
-            f"cannot write {out}: {error.strerror or error}; mend that, and the same command goes on there"
-        ) from error
+                    while isinstance(verdict, Windows):
+                        shards.add(verdict)
+                        verdict = next(pieces)
+                    shards.end(entry, verdict)
+            shards.close()
+        except OSError as error:  # a full disk; what is wrong with a file is in its row
+            raise StoreError(
+                f"cannot write {out}: {error.strerror or error}; mend that, and the same command goes on there"
+            ) from error
     progress(len(entries.entries), len(entries.entries), "")
-    return _summary(out, done + writing.files, len(done))
+    again = {entry.path for entry in todo}
+    return _summary(
+        out, latest([*done, *shards.files]), num_before=sum(file.path not in again for file in latest(done))
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,15 +136,22 @@ class _Entry:
     problem: str = ""  # why it must not be opened
 
 
-def _not_done(entries: Sequence[_Entry], done: Sequence[EmbeddedFile], out: Path) -> list[_Entry]:
+def _not_done(
+    entries: Sequence[_Entry], done: Sequence[EmbeddedFile], out: Path, *, retry_refused: bool
+) -> list[_Entry]:
+    """New files, and refused ones (which have no vectors) that have changed or are to be tried again."""
     known = {file.path: file for file in done}
+    todo = []
     for entry in entries:
         before = known.get(entry.path)
-        if before and (before.size_bytes, before.mtime_ns) != (entry.size_bytes, entry.mtime_ns):
+        changed = before and (before.size_bytes, before.mtime_ns) != (entry.size_bytes, entry.mtime_ns)
+        if before is None or (before.status == "refused" and (changed or retry_refused)):
+            todo.append(entry)
+        elif changed:
             raise StoreError(
                 f"{entry.path} has changed since it was embedded into {out}; choose another folder (--out)"
             )
-    return [entry for entry in entries if entry.path not in known]
+    return todo
 
 
 # ---- where windows come from
@@ -159,27 +175,23 @@ class _MediaFiles:
 
     def read(self, pool: LimitedPool, entries: Sequence[_Entry]) -> Iterator[Windows | Verdict]:
         """For each entry its windows, stretch by stretch, and then what became of it."""
-        firsts = pool.map(decode_stretch, (self._job(entry, 0) for entry in entries if not entry.problem))
+        firsts = decode_stretches(pool, (self._job(entry, 0) for entry in entries if not entry.problem))
         for entry in entries:
             if entry.problem:
                 yield Verdict(status="refused", reason=entry.problem)
             else:
-                yield from self._file(pool, entry, next(firsts))
+                yield from self._file(pool, entry, next(firsts)[1])
 
     def _job(self, entry: _Entry, stretch: int) -> StretchJob:
         return StretchJob(rank=0, path=str(entry.full_path), plan=self._plan, stretch=stretch)
 
-    def _file(self, pool: LimitedPool, entry: _Entry, done: Done) -> Iterator[Windows | Verdict]:
-        first = _decoded(done)
-        state = _State()
-        yield from state.take(first)
+    def _file(self, pool: LimitedPool, entry: _Entry, first: Decoded) -> Iterator[Windows | Verdict]:
+        gathered = Gathered()
+        yield from gathered.take(first)
         further = (self._job(entry, number) for number in range(1, first.num_stretches))
-        for more in pool.map(decode_stretch, further):
-            decoded = _decoded(more)
-            if decoded.refusal:
-                state.problems.append(decoded.refusal)
-            yield from state.take(decoded)
-        yield state.verdict(first)
+        for _, decoded in decode_stretches(pool, further):
+            yield from gathered.take(decoded)
+        yield gathered.verdict()
 
 
 class _StoredClips:
@@ -208,38 +220,9 @@ class _StoredClips:
             decoded = Decoded(
                 has_video=stored.has_picture, has_audio=stored.has_sound, windows=(cut_windows(config, clip, starts),)
             )
-            state = _State()
-            yield from state.take(decoded)
-            yield state.verdict(decoded)
-
-
-@dataclass
-class _State:
-    """What the stretches of a file gave so far."""
-
-    problems: list[str] = field(default_factory=list)
-    num_pictures_lost: int = 0
-    has_sound: bool = False
-    has_picture: bool = False
-
-    def take(self, decoded: Decoded) -> Iterator[Windows]:
-        """The windows of a stretch."""
-        self.problems += decoded.problems
-        self.num_pictures_lost += decoded.num_pictures_lost
-        for windows in decoded.windows:
-            self.has_sound |= bool(windows.has_sound.any())
-            self.has_picture |= bool(windows.has_picture.any())
-            yield windows
-
-    def verdict(self, first: Decoded) -> Verdict:
-        """What became of the file."""
-        return judge(
-            first,
-            problems=self.problems,
-            num_pictures_lost=self.num_pictures_lost,
-            has_sound=self.has_sound,
-            has_picture=self.has_picture,
-        )
+            gathered = Gathered()
+            yield from gathered.take(decoded)
+            yield gathered.verdict()
 
 
 def _entry(path: str, full_path: Path, problem: str) -> _Entry:
@@ -252,13 +235,6 @@ def _entry(path: str, full_path: Path, problem: str) -> _Entry:
         else:
             size, mtime = status.st_size, status.st_mtime_ns
     return _Entry(path=path, full_path=full_path, size_bytes=size, mtime_ns=mtime, problem=problem)
-
-
-def _decoded(done: Done) -> Decoded:
-    if done.failure is not None:
-        return Decoded(refusal=done.failure)
-    assert isinstance(done.value, Decoded)
-    return done.value
 
 
 def _is_store(source: Path) -> bool:
@@ -332,7 +308,7 @@ class _Writing:
         )
 
 
-def _summary(out: Path, files: Sequence[EmbeddedFile], num_before: int) -> EmbedSummary:
+def _summary(out: Path, files: Sequence[EmbeddedFile], *, num_before: int) -> EmbedSummary:
     found = Counter(file.status for file in files)
     return EmbedSummary(
         out=str(out),

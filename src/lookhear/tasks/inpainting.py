@@ -32,7 +32,7 @@ from lookhear.models.tokens import (
 )
 from lookhear.tasks.localization.crop import Box, box_in_crop, model_crop
 from lookhear.tasks.localization.drawing import REMOVED_COLOUR, save_picture, spectrogram_picture
-from lookhear.tasks.localization.maps import start_around
+from lookhear.tasks.localization.maps import read_around, start_around
 
 if TYPE_CHECKING:
     from lookhear.embedder import Embedder
@@ -126,8 +126,9 @@ def fill_in(
     """Removes what `config` says from the window around `at_seconds` and lets the model fill it in.
 
     Whatever the file lacks must be removed whole (`audio=1` or `visual=1`): then it is made from the other.
-    Raises CheckpointError for a model without a decoder, or one whose predictions have no brightness while "predicted"
-    is asked for; MediaError where there is nothing at that time; UserError for a box outside what the model sees.
+    Raises CheckpointError for a model without a decoder, or one whose predictions have (or may have) no brightness
+    while "predicted" is asked for; MediaError where there is nothing at that time; UserError for a box outside what
+    the model sees.
     """
     config = config or InpaintConfig()
     model = embedder.model
@@ -137,7 +138,9 @@ def fill_in(
             "reconstruction (model.decoder_depth above 0), not a fine-tuned one"
         )
     _check_statistics(embedder.extra, config)
-    clip = media if isinstance(media, Clip) else _read_window(embedder, media, at_seconds)
+    clip = media
+    if not isinstance(clip, Clip):
+        clip = read_around(embedder.preprocess.config, clip, at_seconds, of_window=True)
     start = start_around(at_seconds, clip.start_seconds, clip.end_seconds, embedder.window_seconds)
     windows = cut_windows(embedder.preprocess.config, clip, np.array([start]))
     _check_present(windows, config, at_seconds)
@@ -165,7 +168,7 @@ def fill_in(
 def inpaint(
     media: str | Path,
     *,
-    model: str | Path,
+    model: "str | Path | Embedder",
     at_seconds: float,
     out: str | Path,
     config: InpaintConfig | None = None,
@@ -176,11 +179,11 @@ def inpaint(
     spectrogram in the same way, so that what differs is the model's doing; sound_original.wav is the recording.
     Raises what `fill_in` raises, and UserError where `out` cannot be written.
     """
-    from lookhear import embedder
+    from lookhear.embedder import Embedder, load
     from lookhear.media.encode import write_sound
 
     config = config or InpaintConfig()
-    found = fill_in(embedder.load(model), media, at_seconds, config)
+    found = fill_in(model if isinstance(model, Embedder) else load(model), media, at_seconds, config)
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -217,13 +220,22 @@ def _sizes(embedder: "Embedder") -> CAVMAEConfig:
 
 
 def _check_statistics(extra: Mapping[str, Any], config: InpaintConfig) -> None:
-    """Our checkpoints say what their decoder learned; published files do not."""
-    if extra.get("objective", {}).get("normalise_patches") and config.patch_statistics == "predicted":
+    """Checkpoints of ours and known weights say what their decoder learned; a published file itself does not."""
+    normalised = extra.get("objective", {}).get("normalise_patches")
+    if config.patch_statistics == "true" or normalised is False:
+        return
+    if normalised is None:
         raise CheckpointError(
-            "this model learned patches with their own mean and deviation taken out, so it predicts no brightness and "
-            "no loudness; take one trained with objective.normalise_patches=false, or set patch_statistics=true to "
-            "borrow them from what was there"
+            "nothing says whether this model learned patches with their own mean and deviation taken out, and so "
+            "predicts no brightness and no loudness; set patch_statistics=true to borrow them from what was there, "
+            "take a run of lookhear or weights known by name (cavmae-base-nonorm predicts them), or, if you know that "
+            "they were not taken out, load it with PublishedChoices(normalise_patches=False)"
         )
+    raise CheckpointError(
+        "this model learned patches with their own mean and deviation taken out, so it predicts no brightness and "
+        "no loudness; take one trained with objective.normalise_patches=false, or set patch_statistics=true to "
+        "borrow them from what was there"
+    )
 
 
 def _check_present(windows: Windows, config: InpaintConfig, at_seconds: float) -> None:
@@ -236,28 +248,6 @@ def _check_present(windows: Windows, config: InpaintConfig, at_seconds: float) -
             )
         if not present and config.patch_statistics == "true":
             raise MediaError(f"there is no {word} at {at_seconds:g} s to borrow statistics from; take another time")
-
-
-def _read_window(embedder: "Embedder", path: str | Path, at_seconds: float) -> Clip:
-    from lookhear.data.sampling import frame_times
-    from lookhear.media.decode import read_clip
-    from lookhear.media.probe import probe
-
-    info, settings = probe(path), embedder.preprocess.config
-    if not info.start_seconds <= at_seconds < info.end_seconds:
-        raise MediaError(
-            f"'{path}' has nothing at {at_seconds:g} s; it goes from {info.start_seconds:g} to {info.end_seconds:g} s"
-        )
-    length = embedder.window_seconds
-    start = start_around(at_seconds, info.start_seconds, info.end_seconds, length)
-    return read_clip(
-        path,
-        start_seconds=start,
-        end_seconds=min(start + length, info.end_seconds),
-        frame_seconds=frame_times(start, length, settings.frames_per_window).tolist(),
-        sample_rate=settings.sample_rate,
-        channel=settings.channel,
-    )
 
 
 # ---- what is removed

@@ -3,8 +3,9 @@
 A folder:
 
     embeddings.json         how all of it was made: model, settings; written first
+    writing.lock            held by the process that writes
     shard-00000.jsonl       a line a file: path, status, reason, and which rows are its windows; written last of its
-                            shard, so that it marks a whole one
+                            shard, so that it marks a whole one; the last line of a file counts (see `embed`)
     shard-00000.times.npy   float64 (M, 2): start and end of each window in seconds, on its file's clock
     shard-00000.audio.npy   float32 or float16 (M, ...), NaN in the rows of windows without sound
     shard-00000.visual.npy  likewise; a modality that no window of the shard has is no file
@@ -12,9 +13,10 @@ A folder:
 M windows of a shard. Every array is a plain .npy file: `numpy.load(path, mmap_mode="r")` opens it without us.
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -22,7 +24,9 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from lookhear.config import from_dict, to_dict
+from lookhear.data.lock import LOCK_NAME, only_writer
 from lookhear.data.manifest import Status, json_line
+from lookhear.data.staging import appearing
 from lookhear.embedder import Part
 from lookhear.errors import ConfigError, StoreError
 
@@ -47,7 +51,9 @@ class EmbeddingFacts:
     what: Part
     """embedding (E,) of unit length in the shared space, pooled (D,), or tokens (L, D)"""
     dtype: Dtype
-    """of the vectors"""
+    """of the vectors as they are stored"""
+    precision: str
+    """that the model computed in: float32, or bfloat16, whose numbers differ by far more than rounding"""
     window_seconds: float
     """length of a window"""
     hop_seconds: float
@@ -97,13 +103,15 @@ class StoredEmbeddings:
         if facts is None:
             raise StoreError(f"there are no embeddings at {path}; make them with `lookhear embed SOURCE --out {path}`")
         self.facts = facts
-        self.files = tuple(read_files(self.path))
+        written = tuple(read_files(self.path))
+        self.files = latest(written)
         """A row for every file, refused ones too."""
+        self._num_shards = written[-1].shard + 1 if written else 0
 
     @property
     def num_shards(self) -> int:
         """How many shards are finished."""
-        return self.files[-1].shard + 1 if self.files else 0
+        return self._num_shards
 
     def shard(self, number: int) -> EmbeddedWindows:
         """All windows of a shard, in the order of its files."""
@@ -151,7 +159,7 @@ def read_facts(path: Path) -> EmbeddingFacts | None:
 
 
 def read_files(path: Path) -> Iterator[EmbeddedFile]:
-    """The rows of all finished shards, in order."""
+    """The rows of all finished shards, in order; of a file that was tried again, several."""
     number = 0
     while (place := _place(path, number, "jsonl")).exists():
         try:
@@ -162,35 +170,61 @@ def read_files(path: Path) -> Iterator[EmbeddedFile]:
         number += 1
 
 
-def begin(path: Path, facts: EmbeddingFacts) -> list[EmbeddedFile]:
-    """Makes the folder, or goes on with it; the files that are done.
+def latest(files: Iterable[EmbeddedFile]) -> tuple[EmbeddedFile, ...]:
+    """The last row of each file: one that was refused may have been tried again."""
+    found: dict[str, EmbeddedFile] = {}
+    for file in files:
+        found.pop(file.path, None)
+        found[file.path] = file
+    return tuple(found.values())
 
-    Raises StoreError for a folder that holds something else, or vectors that were made in another way.
+
+@contextlib.contextmanager
+def writing(path: Path, facts: EmbeddingFacts) -> Iterator[tuple[EmbeddedFile, ...]]:
+    """Makes the folder, or goes on with it; gives the rows that are there, and holds the right to write.
+
+    Raises StoreError for a folder that holds something else, or vectors that were made in another way, or that another
+    process is writing to.
     """
     try:
-        before = read_facts(path)
-        if before is None:
+        if read_facts(path) is None:  # before the lock, which is a file too
             if path.exists() and not path.is_dir():
                 raise StoreError(f"{path} is a file; embeddings need a folder (--out DIR)")
-            if path.is_dir() and any(not entry.name.endswith(".tmp") for entry in path.iterdir()):
+            if path.is_dir() and any(
+                not entry.name.endswith(".tmp") and entry.name not in (LOCK_NAME, FACTS_NAME)
+                for entry in path.iterdir()
+            ):
                 raise StoreError(f"{path} holds no embeddings and is not empty; choose another folder (--out DIR)")
             path.mkdir(parents=True, exist_ok=True)
-            new = path / f"{FACTS_NAME}.{os.getpid()}.tmp"
-            new.write_text(json.dumps(to_dict(facts), indent=1), encoding="utf-8")
-            new.replace(path / FACTS_NAME)
-            return []
-        has, wants = to_dict(before), json.loads(json.dumps(to_dict(facts)))
-        other = [name for name in wants if has.get(name) != wants[name]]
-        if other:
-            said = "; ".join(f"{name} {_short(has.get(name))} there, {_short(wants[name])} now" for name in other)
-            raise StoreError(f"{path} was made in another way ({said}); choose another folder (--out DIR)")
-        for left in path.glob("shard-*.tmp"):  # of a run that was killed
-            left.unlink()
-        return list(read_files(path))
     except OSError as error:
-        raise StoreError(
-            f"cannot write {path}: {error.strerror or error}; mend that or choose another folder"
-        ) from None
+        raise _cannot_write(path, error) from None
+    with only_writer(path):
+        try:
+            _same_facts(path, facts)
+            for left in path.glob("shard-*.tmp"):  # of a run that was killed
+                left.unlink()
+            done = tuple(read_files(path))
+        except OSError as error:
+            raise _cannot_write(path, error) from None
+        yield done
+
+
+def _same_facts(path: Path, facts: EmbeddingFacts) -> None:
+    """Writes embeddings.json, or sees that it says the same."""
+    before = read_facts(path)
+    if before is None:
+        with appearing(path / FACTS_NAME, durable=True) as file:
+            file.write(json.dumps(to_dict(facts), indent=1).encode())
+        return
+    has, wants = to_dict(before), json.loads(json.dumps(to_dict(facts)))
+    other = [name for name in wants if has.get(name) != wants[name]]
+    if other:
+        said = "; ".join(f"{name} {_short(has.get(name))} there, {_short(wants[name])} now" for name in other)
+        raise StoreError(f"{path} was made in another way ({said}); choose another folder (--out DIR)")
+
+
+def _cannot_write(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"cannot write {path}: {error.strerror or error}; mend that or choose another folder")
 
 
 class ShardWriter:
@@ -236,18 +270,14 @@ class ShardWriter:
         """Puts the shard in its place; its index comes last."""
         for name, array in self._arrays.items():
             array.finish(_place(self._path, self._number, f"{name}.npy"))
-        new = self._temporary("jsonl")
-        new.write_bytes(b"".join(json_line(to_dict(file)) for file in self._files))
         for name in set(_ARRAYS) - set(self._arrays):  # of a run that was killed between its renamings
             _place(self._path, self._number, f"{name}.npy").unlink(missing_ok=True)
-        new.replace(_place(self._path, self._number, "jsonl"))
+        with appearing(_place(self._path, self._number, "jsonl"), durable=True) as file:
+            file.writelines(json_line(to_dict(row)) for row in self._files)
 
     def _array(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> "_GrowingArray":
-        return _GrowingArray(self._temporary(f"{name}.npy"), dtype, shape)
-
-    def _temporary(self, ending: str) -> Path:
-        place = _place(self._path, self._number, ending)
-        return place.with_name(f"{place.name}.{os.getpid()}.tmp")
+        place = _place(self._path, self._number, f"{name}.npy")
+        return _GrowingArray(place.with_name(f"{place.name}.{os.getpid()}.tmp"), dtype, shape)
 
 
 class _GrowingArray:
@@ -271,6 +301,8 @@ class _GrowingArray:
     def finish(self, place: Path) -> None:
         self._file.seek(0)
         self._write_header()
+        self._file.flush()
+        os.fsync(self._file.fileno())  # the index, which comes later, must not outlive it
         self._file.close()
         self._path.replace(place)
 

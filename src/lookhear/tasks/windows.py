@@ -124,6 +124,8 @@ def embed_windows(
     """
     if num_windows is not None and num_windows < 1:
         raise UserError(f"{num_windows} windows of a clip cannot be judged; ask for at least 1")
+    if num_windows is not None and pairs == "clip":
+        raise UserError("pairs 'clip' are one window a clip, so no number of windows can be asked for; leave it out")
     check_store(store, embedder.preprocess.config)
     if pairs != "timestamps" and embedder.preprocess.config.frames_per_window != 1:
         raise StoreError(

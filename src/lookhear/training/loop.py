@@ -27,6 +27,7 @@ from lookhear.data.preprocess import Preprocess, PreprocessConfig
 from lookhear.data.store import Store
 from lookhear.device import pick_device, pick_dtype
 from lookhear.errors import UserError
+from lookhear.models.checkpoint import find_checkpoint
 from lookhear.objectives.step import Objective, Step
 from lookhear.progress import Progress, quiet
 from lookhear.training.journal import Journal
@@ -50,7 +51,9 @@ class TrainSummary:
     interrupted: bool
     """stopped by SIGTERM; the same call goes on from here"""
     checkpoint: Path | None
-    """folder of the newest checkpoint"""
+    """folder of the newest checkpoint, from which training goes on"""
+    model: Path | None
+    """file that `lookhear.load` reads of this run: the average, the best step or the newest"""
     last: dict[str, Any] | None
     """the last record of the journal that this call wrote"""
     clips: int
@@ -90,7 +93,7 @@ def train(
     with distributed.process_group(device), _sigterm() as terminated:
         preprocess = Preprocess(open_run_folder(run, store, folder))
         dataset = _open_dataset(run, store, preprocess.config)
-        state = start_or_resume(run, folder, device, num_instances=len(store), num_classes=dataset.num_classes)
+        state = start_or_resume(run, folder, device, num_instances=len(store), classes=dataset.classes)
         plan = _Plan.of(run, dataset, start=state.step, stop_after=stop_after)
         keep = partial(
             save_state,
@@ -116,11 +119,13 @@ def train(
                 stop=terminated,
                 progress=progress,
             )
+    checkpoint = newest_checkpoint(folder)
     return TrainSummary(
         step=state.step,
         total_steps=plan.total,
         interrupted=state.step < plan.last,
-        checkpoint=newest_checkpoint(folder),
+        checkpoint=checkpoint,
+        model=None if checkpoint is None else find_checkpoint(folder),
         last=last,
         clips=len(dataset),
         left_out=dataset.left_out,

@@ -85,7 +85,7 @@ def learning_rate(config: OptimConfig, *, step: int, total_steps: int, steps_per
 
 def build_optimizer(config: OptimConfig, modules: Iterable[nn.Module]) -> torch.optim.Optimizer:
     """Adam over every parameter of `modules` that asks for a gradient, in up to four groups: decayed or not, of a
-    classifier's head or not.
+    classifier's head or not. Raises ConfigError for a head_ratio where there is no head.
 
     One fused call a step where the device has it. A parameter that never gets a gradient is never touched, not even
     by weight decay.
@@ -93,6 +93,11 @@ def build_optimizer(config: OptimConfig, modules: Iterable[nn.Module]) -> torch.
     modules = list(modules)
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     heads = {id(p) for module in modules for p in _head(module)}
+    if config.head_ratio != 1 and not heads:
+        raise ConfigError(
+            f"optim.head_ratio is {config.head_ratio:g} and needs a model with a head of its own, not a "
+            f"{type(modules[0]).__name__}; set it to 1"
+        )
     groups = []
     for in_head, ratio in ((False, 1.0), (True, config.head_ratio)):
         own = [p for p in parameters if (id(p) in heads) == in_head]

@@ -53,7 +53,7 @@ class State:
     objective: Objective
     optimizer: torch.optim.Optimizer
     step: int  # how many are done
-    average: WeightAverage | None = None  # of the ends of epochs, where the run wants one
+    average: WeightAverage | None = None  # of the ends of epochs, where the run wants one; on rank 0, which writes it
     best: Best | None = None  # where the run chooses one
 
     @property
@@ -119,7 +119,9 @@ def read_run(folder: Path) -> Run:
     return Run.from_dict(read_run_json(folder)["run"])
 
 
-def start_or_resume(run: Run, folder: Path, device: torch.device, *, num_instances: int, num_classes: int) -> State:
+def start_or_resume(
+    run: Run, folder: Path, device: torch.device, *, num_instances: int, classes: Sequence[str]
+) -> State:
     """The state after the newest checkpoint in `folder`, or a new one; the journal is cut back to it.
 
     A new one starts from `run.initial`, if that names weights; a resumed one does not look at them again.
@@ -130,14 +132,14 @@ def start_or_resume(run: Run, folder: Path, device: torch.device, *, num_instanc
             torch.manual_seed(run.seed)
             model = MODELS[model_kind(run.model)][1](run.model)
         if run.initial is not None:
-            taken = initialise_from(model, run.initial)
+            taken = initialise_from(model, run.initial, labels=classes if run.num_classes else ())
             if distributed.rank() == 0:
                 _write_text(folder / INITIAL, json.dumps(to_dict(taken), indent=2) + "\n")
     else:
         model = load_checkpoint(newest / _MODEL).model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed + 1)
-        objective = run.objective.build(model, num_instances=num_instances, num_classes=num_classes)
+        objective = run.objective.build(model, num_instances=num_instances, num_classes=len(classes))
     model.to(device).train()
     objective.to(device).train()
     freeze_encoder(run.optim, model)
@@ -146,7 +148,7 @@ def start_or_resume(run: Run, folder: Path, device: torch.device, *, num_instanc
         objective=objective,
         optimizer=build_optimizer(run.optim, [model, objective]),
         step=0,
-        average=None if run.average_epochs is None else WeightAverage(*run.average_epochs),
+        average=WeightAverage(*run.average_epochs) if run.average_epochs and distributed.rank() == 0 else None,
     )
     if newest is not None:
         _load_state(state, newest / _STATE, device)

@@ -11,6 +11,7 @@ from lookhear.data.sampling import disjoint_windows
 from lookhear.data.windows import cut_windows
 from lookhear.errors import CheckpointError, StoreError
 from lookhear.models.classifier import Mode
+from lookhear.tasks.labels import classification
 from lookhear.tasks.labels.classification import evaluate_classification, score_classes
 from lookhear.tasks.labels.logits import probabilities, window_logits
 from lookhear.tasks.windows import read_clip_windows
@@ -49,6 +50,48 @@ def test_scores_are_the_mean_over_windows_of_the_mean_over_frames() -> None:
     assert result.protocol["scores"] == "softmax"
     assert result.classes_without_clips == ("kind 9",)
     assert evaluate_classification(embedder, store, frames="one").protocol["frames_of_a_window"] == 1.0
+
+
+@pytest.mark.parametrize("missing", ["has_sound", "has_picture"])
+def test_a_clip_with_a_hole_is_left_out_of_what_reads_it(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the window lacks is filled with zeros or not a number, which a model answers all the same."""
+
+    def holed(config, clip, starts):  # type: ignore[no-untyped-def]
+        windows = cut_windows(config, clip, starts)
+        if len(starts) == 1:
+            getattr(windows, missing)[0] = False
+        return windows
+
+    monkeypatch.setattr(classification, "cut_windows", holed)
+    store, embedder = make_store(count=4, num_slots=(4, 1), labels=3), classifier_embedder(LABELS)
+    result = evaluate_classification(embedder, store, mode="audio")
+    assert result.clips == len(result.probabilities) == (2 if missing == "has_sound" else 4)
+    stacked = replace(embedder.preprocess.config, frames_per_window=2)
+    monkeypatch.setattr(embedder.preprocess, "config", stacked)
+    shown = lambda embedder, waveform, frames, owner, mode: np.zeros((len(owner), 4), np.float32)  # noqa: E731
+    monkeypatch.setattr(classification, "window_logits", shown)
+    result = evaluate_classification(embedder, store)
+    assert result.clip_ids == ("clip-000.mp4@0", "clip-002.mp4@0")
+    assert {clip.reason for clip in result.left_out} == {"a window of it has no sound and picture at the same time"}
+    with pytest.raises(StoreError, match="1 a window of it has no sound and picture"):
+        evaluate_classification(embedder, store, indices=[1])
+
+
+def test_sigmoid_or_softmax_is_what_the_checkpoint_learned() -> None:
+    """Not what the clips that happen to be chosen look like."""
+    store = make_store(count=4, labels=3)
+    relabel(store, 3, *LABELS[:2])
+
+    def scores(loss: str | None, **options: object) -> tuple[str, str]:
+        extra = {} if loss is None else {"objective": {"loss": loss}}
+        embedder = classifier_embedder(LABELS, extra=extra)
+        found = evaluate_classification(embedder, store, indices=[0, 1], **options).protocol  # type: ignore[arg-type]
+        return found["scores"], found["scores_chosen"]
+
+    assert scores("bce") == ("sigmoid", "as the checkpoint learned")
+    assert scores("ce") == ("softmax", "as the checkpoint learned")
+    assert scores("ce", multi_label=True) == ("sigmoid", "as asked")
+    assert scores(None) == ("sigmoid", "by the labels of the store")
 
 
 def test_perfect_and_constant_scores_have_their_figures() -> None:

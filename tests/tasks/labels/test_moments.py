@@ -49,6 +49,18 @@ def test_a_window_that_could_not_be_read_has_no_label() -> None:
     assert [(m.label, m.start_seconds) for m in found] == [("dog", 0.0), ("dog", 1.0)]
 
 
+def test_scores_are_what_the_checkpoint_learned(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "clip.mp4", 1, seconds=0.6)
+    found = {}
+    for loss, multi_label in ((None, None), ("ce", None), ("bce", None), ("bce", False)):
+        embedder = classifier_embedder(LABELS, extra={"objective": {"loss": loss}})
+        [(_, scores)] = window_scores(embedder, path, multi_label=multi_label)
+        found[loss, multi_label] = float(scores[0].sum())
+    one = pytest.approx(1.0, abs=1e-5)
+    assert found[None, None] == found["ce", None] == found["bce", False] == one
+    assert found["bce", None] != one
+
+
 def test_spans_give_the_same_windows_as_the_whole_file_at_once(tmp_path: Path) -> None:
     path, embedder = make_clip(tmp_path / "long.mp4", 1, seconds=4.0), classifier_embedder(LABELS)
     whole = list(window_scores(embedder, path))

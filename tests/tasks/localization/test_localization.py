@@ -1,7 +1,7 @@
 """If these fail, heat maps lie beside the thing that sounds: a wrong crop, a wrong grid, or a wrong frame."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lookhear.data.preprocess import Preprocess, PreprocessConfig, resize_and_crop
+from lookhear.data.preprocess import resize_and_crop
 from lookhear.errors import ConfigError, MediaError, StoreError
 from lookhear.media.clip import Clip
 from lookhear.media.encode import write_video
@@ -23,6 +23,7 @@ from lookhear.tasks.localization.evaluation import evaluate_localization
 from lookhear.tasks.localization.heat import HeatConfig
 from lookhear.tasks.localization.maps import heat_map
 from lookhear.tasks.localization.overlays import localize
+from planted import StandInEmbedder
 from stand_ins import StoreStandIn, stored_clip
 from synthetic import make_video
 from tiny_embedder import tiny_embedder
@@ -67,30 +68,9 @@ class ToyModel(nn.Module):
         return Output(audio=sound, visual=picture)
 
 
-@dataclass
-class ToyEmbedder:
-    model: nn.Module = field(default_factory=ToyModel)
-    preprocess: Preprocess = field(
-        default_factory=lambda: Preprocess(
-            PreprocessConfig(
-                audio_frames=32,
-                num_mel_bins=16,
-                picture_height=SIDE,
-                picture_width=SIDE,
-                picture_mean=(0, 0, 0),
-                picture_std=(1, 1, 1),
-            )
-        )
-    )
-    fingerprint: str = "toy"
-
-    @property
-    def encoder(self) -> nn.Module:
-        return self.model
-
-    @property
-    def window_seconds(self) -> float:
-        return self.preprocess.config.window_seconds
+class ToyEmbedder(StandInEmbedder):
+    def __init__(self, model: nn.Module | None = None) -> None:
+        super().__init__(model or ToyModel(), audio_frames=32, num_mel_bins=16, rows=SIDE, columns=SIDE)
 
 
 @dataclass
@@ -206,6 +186,22 @@ def test_published_boxes_are_judged_on_the_middle_frame(tmp_path: Path) -> None:
     assert result.protocol["box_list"] == {"files": 3, "broken_boxes": 1, "agreement": 1}
     assert result.left_out == [{"clip_id": "clip-002.mp4@0", "reason": "is not in the list of boxes"}]
     assert len(result.examples[0].boxes) == 1
+
+
+def test_a_later_part_of_a_file_is_not_judged_though_the_first_could_not_be(tmp_path: Path) -> None:
+    store = _store([BOXES[0], BOXES[1], BOXES[2]])
+    store.clips[0] = replace(store.clips[0], num_samples=0, sound_span=None)
+    store.clips[1] = replace(store.clips[1], path=store.clips[0].path)
+    path = tmp_path / "boxes.json"
+    names = ("clip-000", "clip-002")
+    path.write_text(json.dumps([{"file": name, "class": "flash", "bbox": [list(BOXES[2])]} for name in names]))
+    config = HeatConfig(method="cosine", subtract_background=True)
+    result = evaluate_localization(ToyEmbedder(), store, read_boxes(path), config=config)
+    assert [clip["reason"] for clip in result.left_out] == [
+        "has no event that is both seen and heard",
+        "is a later part of its file, and the boxes are of the first",
+    ]
+    assert result.protocol["background"] == "the mean sound of the 1 judged windows"
 
 
 def test_the_box_of_the_frame_that_was_seen_is_the_one_that_counts() -> None:

@@ -151,6 +151,8 @@ def test_the_reverse(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert 20 < record["hertz"] < 8000
     with Image.open(out) as image:
         assert image.size == (48 * 3, 128 * 3)
+    assert main([*words, "--region", "0.2,0.1,0.8,0.9", "--seconds", "3", "--calibration", str(out)]) == 1
+    assert "has no --seconds, --calibration; leave that out" in capsys.readouterr().err
     assert main([*words, "--region", "0.2,0.1"]) == 1
     assert "want four numbers" in capsys.readouterr().err
     assert main([*words, "--region", "0.2,0.1,0.1,0.9"]) == 1

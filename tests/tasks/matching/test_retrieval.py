@@ -164,6 +164,36 @@ def test_the_published_rule_inflates_what_is_tied() -> None:
         assert getattr(published.audio_to_visual, name) == expected, "without ties they are the same"
 
 
+def test_published_ties_are_exactly_equal_scores() -> None:
+    """Nearer than float32 can tell counts as a tie in the fair rule; the public code compares with ==."""
+    store = make_store(count=6, num_slots=(1,))
+    windows = embed_windows(EmbedderStandIn("random"), store)
+    windows.visual[:] = windows.audio
+    turned = windows.audio[1].copy()
+    turned[0, 0] += 3e-7
+    windows.audio[0] = windows.visual[0] = turned  # nearly the second clip
+    windows.audio[4], windows.visual[4] = windows.audio[3], windows.visual[3]  # exactly the fourth
+    fair = evaluate_retrieval(EmbedderStandIn(), store, windows=windows)
+    assert fair.audio_to_visual.r1 == pytest.approx(4 / 6)
+    for level in ("clip", "window"):
+        published = evaluate_retrieval(EmbedderStandIn(), store, windows=windows, ties="published", level=level)  # type: ignore[arg-type]
+        matrix = windows.audio[:, 0] @ windows.visual[:, 0].T
+        own = matrix.diagonal()
+        first = [(int((row > value).sum()), int((row == value).sum())) for row, value in zip(matrix, own, strict=True)]
+        expected = sum(ahead == 0 for ahead, _ in first) / sum(level for _, level in first)
+        assert published.audio_to_visual.r1 == pytest.approx(expected)
+        assert "exactly equal" in published.protocol["ties"]
+
+
+def test_what_does_not_go_together_is_refused() -> None:
+    store = make_store(count=12, num_slots=(26,))
+    for pairs in ("published", "clip"):
+        with pytest.raises(UserError, match="linear baseline sees windows"):
+            evaluate_retrieval(in_memory_embedder(), store, pairs=pairs, train_store=store)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="one window a clip"):
+        embed_windows(in_memory_embedder(), store, pairs="clip", num_windows=3)
+
+
 def test_a_model_that_gives_no_number_is_counted_as_failed() -> None:
     store = make_store(count=8, num_slots=(2,))
     windows = embed_windows(EmbedderStandIn(), store)

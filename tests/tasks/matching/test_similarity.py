@@ -1,9 +1,7 @@
 """If these fail, clips are compared otherwise than we say, or ranks depend on how the work was cut into blocks."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,18 +16,6 @@ from lookhear.tasks.matching.similarity import (
     pair_similarity,
 )
 from lookhear.tasks.metrics import Ranks, ranks
-
-
-def _golden() -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
-
-    places = [Path(__file__).parent.parent / "golden" / "metrics.safetensors"]
-    if "LOOKHEAR_TEST_MEDIA" in os.environ:
-        places.append(Path(os.environ["LOOKHEAR_TEST_MEDIA"]) / "golden" / "metrics.safetensors")
-    for path in places:
-        if path.exists():
-            return load_file(path)
-    pytest.skip("no golden metrics at hand")
 
 
 def _unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -52,8 +38,7 @@ def _summary(found: Ranks) -> list[float]:
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_similarity_and_ranks_equal_the_golden_ones(aggregation: Aggregation) -> None:
-    golden = _golden()
+def test_similarity_and_ranks_equal_the_golden_ones(aggregation: Aggregation, golden: dict[str, np.ndarray]) -> None:
     audio, image = (golden[name] / np.linalg.norm(golden[name], axis=2, keepdims=True) for name in ("audio", "image"))
     similarity = pair_similarity(audio, image, aggregation=aggregation)
     both = pair_ranks(audio, image, aggregations=(aggregation,), block_bytes=5000)[aggregation]
@@ -68,8 +53,7 @@ def test_similarity_and_ranks_equal_the_golden_ones(aggregation: Aggregation) ->
         assert _summary(streamed) == expected
 
 
-def test_one_window_equals_the_golden_clip_similarity() -> None:
-    golden = _golden()
+def test_one_window_equals_the_golden_clip_similarity(golden: dict[str, np.ndarray]) -> None:
     audio, image = (golden[name] / np.linalg.norm(golden[name], axis=2, keepdims=True) for name in ("audio", "image"))
     for aggregation in AGGREGATIONS:  # with one window they are all the same thing
         similarity = pair_similarity(audio[:, :1], image[:, :1], aggregation=aggregation)

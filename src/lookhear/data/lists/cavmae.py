@@ -7,6 +7,7 @@ between. A file `X_weight.csv` beside `X.json` has a number a line: how often to
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from lookhear.data.manifest import FileLabels
 from lookhear.errors import UserError
 
 _KEYS = ("video_id", "wav", "video_path")
+# a name that would lead out of the folder of its pictures: .. on the way, a root, a drive, a backslash
+_LEADS_OUT = re.compile(r"/.*|[A-Za-z]:.*|(.*/)?\.\.(/.*)?|.*\\.*", re.DOTALL)
 
 
 def read(path: Path, text: str, classes: Classes | None) -> dict[str, Listed]:
@@ -50,6 +53,11 @@ def _values(path: Path, number: int, item: Any) -> dict[str, str]:
     wrong = [key for key, value in values.items() if not isinstance(value, str)]
     if wrong:
         raise UserError(f"{path}, entry {number}: {', '.join(wrong)} must be text")
+    if _LEADS_OUT.fullmatch(values["video_id"]):
+        raise UserError(
+            f"{path}, entry {number}: video_id {values['video_id']!r} is no name of a clip: it must stay within the "
+            "folder of its pictures, without .. and \\ and without a root or drive in front"
+        )
     return values
 
 

@@ -7,12 +7,13 @@ n clips, K classes. Shares are fractions 0..1.
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
+from lookhear.config import finite
 from lookhear.data.preprocess import check_store
 from lookhear.data.sampling import disjoint_windows, frame_times, nearest_frames, num_disjoint
 from lookhear.data.windows import cut_windows
@@ -21,7 +22,13 @@ from lookhear.models.classifier import Mode, streams_of
 from lookhear.models.transformer import Stream
 from lookhear.progress import Progress, quiet
 from lookhear.tasks.labels.features import LACKS, Modality, modality_span
-from lookhear.tasks.labels.logits import classes_of, classifier_of, probabilities, window_logits
+from lookhear.tasks.labels.logits import (
+    classes_of,
+    classifier_of,
+    learned_multi_label,
+    probabilities,
+    window_logits,
+)
 from lookhear.tasks.labels.metrics import bootstrap_class_means, d_prime
 from lookhear.tasks.metrics import area_under_roc, average_precision, bootstrap_interval
 from lookhear.tasks.windows import LeftOut, read_clip_windows
@@ -82,8 +89,8 @@ class ClassificationResult:
         record["per_class"] = {row.label: asdict(row) for row in self.per_class}
         record["clip_list"] = record.pop("clip_ids")
         record["left_out"] = [asdict(clip) for clip in self.left_out]
-        finite: dict[str, Any] = _finite(record)
-        return finite
+        values: dict[str, Any] = finite(record)
+        return values
 
 
 def evaluate_classification(
@@ -103,7 +110,8 @@ def evaluate_classification(
     `mode` None is the checkpoint's own. A clip is its disjoint windows; of each window `frames` are shown to the model
     one after the other with the window's sound (ten: evenly spread, as many different ones as are stored; one: the
     middle), and the probabilities of all of them are averaged. The sound's tower runs once a window. `multi_label`
-    None: sigmoid if any clip has several labels, otherwise softmax. `classes` names the classes of a checkpoint that
+    None: what the checkpoint learned (sigmoid or softmax); where it does not say, sigmoid if any clip of the whole
+    store has several labels. `classes` names the classes of a checkpoint that
     does not, in its order. Clips without label or without what the mode reads are left out, with a reason.
 
     Raises CheckpointError for a model without classes and StoreError where nothing can be judged.
@@ -115,30 +123,35 @@ def evaluate_classification(
     if indices is None:
         indices = range(len(store)) if split is None else store.clips_in_split(split)
     chosen = [store.clips[int(index)] for index in indices]
+    scores_of = "as asked"
     if multi_label is None:
-        multi_label = any(len(clip.labels) > 1 for clip in chosen)
+        multi_label, scores_of = learned_multi_label(embedder), "as the checkpoint learned"
+    if multi_label is None:
+        multi_label, scores_of = any(len(clip.labels) > 1 for clip in store.clips), "by the labels of the store"
     kept, left_out = _choose(chosen, names, mode)
-    if not kept:
+    found = _clip_probabilities(embedder, store, kept, mode, frames, multi_label=multi_label, progress=progress)
+    left_out += found.left_out
+    if not found.clips:
         reasons = "; ".join(f"{count} {reason}" for reason, count in Counter(c.reason for c in left_out).items())
         raise StoreError(f"no clip of {store.path} can be judged ({reasons or 'none was chosen'}); choose other clips")
-    found = _clip_probabilities(embedder, store, kept, mode, frames, multi_label=multi_label, progress=progress)
-    target = np.array([[name in clip.labels for name in names] for clip in kept])
+    target = np.array([[name in clip.labels for name in names] for clip in found.clips])
     protocol = {
         "mode": mode,
         "split": split,
         "frames": frames,
-        "frames_of_a_window": found.frames_of_a_window,
-        "windows_of_a_clip": found.windows_of_a_clip,
+        "frames_of_a_window": found.num_pictures / found.num_windows,
+        "windows_of_a_clip": found.num_windows / len(found.clips),
         "window_seconds": embedder.window_seconds,
         "scores": "sigmoid" if multi_label else "softmax",
+        "scores_chosen": scores_of,
         "unknown_labels": sorted({label for clip in chosen for label in clip.labels} - set(names)),
         "resamples": NUM_RESAMPLES,
     }
     return score_classes(
         target,
-        found.probabilities,
+        np.stack(found.probabilities),
         names,
-        clip_ids=tuple(clip.clip_id for clip in kept),
+        clip_ids=tuple(clip.clip_id for clip in found.clips),
         left_out=left_out,
         protocol=protocol,
         model_fingerprint=embedder.fingerprint,
@@ -235,11 +248,13 @@ class _Inputs:
     owner: np.ndarray  # int64 (P,), the window of each row of logits; arange(M) without pictures
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class _Found:
-    probabilities: np.ndarray  # float32 (n, K)
-    frames_of_a_window: float  # on average
-    windows_of_a_clip: float
+    clips: "list[StoredClip]" = field(default_factory=list)
+    probabilities: list[np.ndarray] = field(default_factory=list)  # float32 (K,) of each of them
+    num_windows: int = 0
+    num_pictures: int = 0
+    left_out: list[LeftOut] = field(default_factory=list)
 
 
 def _clip_probabilities(
@@ -252,34 +267,35 @@ def _clip_probabilities(
     multi_label: bool,
     progress: Progress,
 ) -> _Found:
-    rows: list[np.ndarray] = []
+    found = _Found()
     waiting: list[_Inputs] = []
-    num_windows = num_rows = 0
 
     def flush() -> None:
-        nonlocal num_windows, num_rows
         if not waiting:
             return
         logits = window_logits(embedder, **_join(waiting), mode=mode)
         stop = 0
         for part in waiting:
             start, stop = stop, stop + len(part.owner)
-            rows.append(_average(probabilities(logits[start:stop], multi_label=multi_label), part.owner))
-            num_windows, num_rows = num_windows + int(part.owner[-1]) + 1, num_rows + len(part.owner)
+            found.probabilities.append(_average(probabilities(logits[start:stop], multi_label=multi_label), part.owner))
+            found.num_windows += int(part.owner[-1]) + 1
+            found.num_pictures += 0 if part.frames is None else len(part.owner)
         waiting.clear()
 
     for done, clip in enumerate(clips):
         progress(done, len(clips), "classifying clips")
-        waiting.append(_inputs(embedder, store, clip, mode, NUM_FRAMES[frames]))
+        inputs = _inputs(embedder, store, clip, mode, NUM_FRAMES[frames])
+        if inputs is None:
+            reason = "a window of it " + LACKS[modality_of(mode)]
+            found.left_out.append(LeftOut(clip_id=clip.clip_id, reason=reason))
+            continue
+        found.clips.append(clip)
+        waiting.append(inputs)
         if sum(len(part.owner) for part in waiting) >= embedder.batch_size:
             flush()
     flush()
     progress(len(clips), len(clips), "classifying clips")
-    return _Found(
-        probabilities=np.stack(rows),
-        frames_of_a_window=num_rows / num_windows if Stream.VISUAL in streams_of(mode) else 0.0,
-        windows_of_a_clip=num_windows / len(clips),
-    )
+    return found
 
 
 def _average(values: np.ndarray, owner: np.ndarray) -> np.ndarray:
@@ -287,8 +303,11 @@ def _average(values: np.ndarray, owner: np.ndarray) -> np.ndarray:
     return np.mean([values[owner == window].mean(axis=0) for window in range(owner[-1] + 1)], axis=0)
 
 
-def _inputs(embedder: "Embedder", store: "Store", stored: "StoredClip", mode: Mode, num_frames: int) -> _Inputs:
-    """The disjoint windows of a clip, or one that reaches beyond it, with up to `num_frames` different frames each."""
+def _inputs(embedder: "Embedder", store: "Store", stored: "StoredClip", mode: Mode, num_frames: int) -> _Inputs | None:
+    """The disjoint windows of a clip, or one that reaches beyond it, with up to `num_frames` different frames each.
+
+    None where a window lacks what the mode reads.
+    """
     modality = modality_of(mode)
     span = modality_span(stored, modality)
     assert span is not None, "clips without what the mode reads are left out before"
@@ -297,6 +316,9 @@ def _inputs(embedder: "Embedder", store: "Store", stored: "StoredClip", mode: Mo
     stacked = modality != "audio" and config.frames_per_window > 1
     clip = read_clip_windows(embedder, store, stored.index, starts, picture=stacked)
     windows = cut_windows(config, clip, starts)
+    complete = (windows.has_sound | (modality == "visual")) & (windows.has_picture | (not stacked))
+    if not complete.all():
+        return None
     waveform = windows.waveform if modality != "visual" else None
     if modality == "audio":
         return _Inputs(waveform=waveform, frames=None, owner=np.arange(len(starts)))
@@ -335,12 +357,3 @@ def _or_none(value: float) -> float | None:
 
 def _share(part: np.ndarray, whole: np.ndarray) -> float | None:
     return float(part.sum() / whole.sum()) if whole.any() else None
-
-
-def _finite(value: Any) -> Any:
-    """`value` with None for every number in it that JSON cannot write."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

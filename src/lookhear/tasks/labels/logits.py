@@ -45,6 +45,12 @@ def classes_of(embedder: "Embedder", classes: Sequence[str] | None = None) -> tu
     return names
 
 
+def learned_multi_label(embedder: "Embedder") -> bool | None:
+    """Whether the checkpoint learned classes that go together (sigmoid) or one a clip (softmax); None: it says not."""
+    loss = embedder.extra.get("objective", {}).get("loss")
+    return {"bce": True, "ce": False}.get(loss)
+
+
 @torch.inference_mode()
 def window_logits(
     embedder: "Embedder",

@@ -16,7 +16,13 @@ from lookhear.media.decode import open_media
 from lookhear.models.classifier import CAVMAEClassifier, Mode, streams_of
 from lookhear.models.transformer import Stream
 from lookhear.progress import Progress, quiet
-from lookhear.tasks.labels.logits import classes_of, classifier_of, probabilities, window_logits
+from lookhear.tasks.labels.logits import (
+    classes_of,
+    classifier_of,
+    learned_multi_label,
+    probabilities,
+    window_logits,
+)
 
 if TYPE_CHECKING:
     from lookhear.embedder import Embedder
@@ -42,7 +48,7 @@ def classify(
     top: int = 1,
     threshold: float = DEFAULT_THRESHOLD,
     mode: Mode | None = None,
-    multi_label: bool = False,
+    multi_label: bool | None = None,
     classes: Sequence[str] | None = None,
     hop_seconds: float | None = None,
     progress: Progress = quiet,
@@ -52,8 +58,9 @@ def classify(
     Windows follow each other by `hop_seconds` (half a window); a file shorter than a window is one. A window is given
     its `top` highest classes, of those that reach `threshold` (a probability); neighbouring windows with the same
     class are one moment. `mode` None: the checkpoint's own; where that reads both and a window has only sound or only
-    a picture, `audio_of_both` or `visual_of_both`. Probabilities are a softmax, or with `multi_label` a sigmoid of
-    each class. `classes` names the classes of a checkpoint that does not. Only a span of the file is held at a time.
+    a picture, `audio_of_both` or `visual_of_both`. Probabilities are a sigmoid of each class with `multi_label`, a
+    softmax without; None: as the checkpoint learned, and a softmax where it does not say. `classes` names the classes
+    of a checkpoint that does not. Only a span of the file is held at a time.
 
     Raises MediaError for a file that cannot be read or has nothing that the mode reads, CheckpointError for a model
     without classes, ConfigError for a `top` or `threshold` that makes no sense.
@@ -83,15 +90,17 @@ def window_scores(
     path: Path,
     *,
     mode: Mode | None = None,
-    multi_label: bool = False,
+    multi_label: bool | None = None,
     hop_seconds: float | None = None,
     progress: Progress = quiet,
 ) -> Iterator[tuple[Windows, np.ndarray]]:
     """The windows of a file, a span at a time, and their probabilities float32 (M, K).
 
-    A row is NaN where the window has nothing that the mode reads. `mode` None as in `classify`.
+    A row is NaN where the window has nothing that the mode reads. `mode` and `multi_label` None as in `classify`.
     """
     model = classifier_of(embedder)
+    if multi_label is None:
+        multi_label = learned_multi_label(embedder) or False
     streams = streams_of(mode or model.config.mode)
     plan = replace(
         embedder.plan(hop_seconds=hop_seconds, picture=Stream.VISUAL in streams), sound=Stream.AUDIO in streams

@@ -40,10 +40,17 @@ class BoxList:
     broken: tuple[str, ...]  # a sentence for each box that is none, and was left out
 
 
-def read_boxes(path: str | Path) -> BoxList:
-    """The boxes of VGG-SS (a JSON file) or of Flickr-SoundNet (a folder of XML files)."""
+def read_boxes(path: str | Path, *, ids: str | Path | None = None) -> BoxList:
+    """The boxes of VGG-SS (a JSON file) or of Flickr-SoundNet (a folder of XML files), there of those in `ids` only.
+
+    Raises UserError for another file, and for `ids` (see `read_flickr_ids`) with VGG-SS.
+    """
     path = Path(path)
-    return read_flickr(path) if path.is_dir() else read_vggss(path)
+    if path.is_dir():
+        return read_flickr(path, None if ids is None else read_flickr_ids(ids))
+    if ids is not None:
+        raise UserError(f"{path} is a file, as of VGG-SS, and a list of ids is for the folder of Flickr-SoundNet only")
+    return read_vggss(path)
 
 
 def read_vggss(path: str | Path) -> BoxList:
@@ -94,8 +101,11 @@ def read_flickr(folder: str | Path, ids: Sequence[str] | None = None) -> BoxList
 
 def read_flickr_ids(path: str | Path) -> list[str]:
     """The ids of a Flickr-SoundNet test list: the first column of a CSV file without header; the rest is not used."""
-    with Path(path).open(encoding="utf-8", newline="") as file:
-        ids = [row[0].strip() for row in csv.reader(file) if row and row[0].strip()]
+    try:
+        with Path(path).open(encoding="utf-8", newline="") as file:
+            ids = [row[0].strip() for row in csv.reader(file) if row and row[0].strip()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path} ({error}); give the CSV file of Flickr-SoundNet test ids") from None
     if not ids:
         raise UserError(f"{path} lists no id; give the CSV file of Flickr-SoundNet test ids")
     return ids

@@ -144,6 +144,7 @@ def evaluate_localization(
         method=config.method,
         protocol={
             "heat": asdict(config),
+            "background": f"the mean sound of the {len(scenes)} judged windows" if config.subtract_background else None,
             "window_seconds": embedder.window_seconds,
             "events_per_clip": 1 if isinstance(truth, BoxList) else events_per_clip,
             "cuts": {"ciou": "area of the boxes", "ciou_half": "hotter half of the picture"},
@@ -232,7 +233,7 @@ def _scenes(
         if isinstance(truth, BoxList) and PurePosixPath(stored.path).stem not in truth.clips:
             reason = "is not in the list of boxes"
         elif isinstance(truth, BoxList) and stored.path in files:
-            reason = "is a later part of a file that was judged"
+            reason = "is a later part of its file, and the boxes are of the first"
         elif stored.has_picture and stored.has_sound:
             found = list(_scenes_of_clip(embedder, store, index, truth, events_per_clip))
         files.add(stored.path)

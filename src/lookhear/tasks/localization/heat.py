@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lookhear.data.batch import Batch
+from lookhear.data.batch import Batch, windows_as_clips
 from lookhear.data.windows import cut_windows
 from lookhear.errors import ConfigError, MediaError
 from lookhear.media.clip import Clip
@@ -104,15 +104,7 @@ def sound_embeddings(embedder: "Embedder", waveforms: np.ndarray) -> Tensor:
 def _batch(embedder: "Embedder", waveforms: Tensor, frames: Tensor | None) -> Batch:
     """Waveforms (n, S) and frames uint8 (n, C, H, W), preprocessed on the model's device as n clips of one window."""
     device = next(embedder.model.parameters()).device
-    count = len(waveforms)
-    raw = Batch(
-        clip_ids=("",) * count,
-        index=torch.zeros(count, dtype=torch.int64),
-        start_seconds=torch.zeros(count, 1, dtype=torch.float64),
-        waveform=waveforms[:, None],
-        frames=None if frames is None else frames[:, None],
-    )
-    return embedder.preprocess(raw.to(device))
+    return embedder.preprocess(windows_as_clips(waveforms, frames).to(device))
 
 
 def heat_grid(

@@ -111,8 +111,11 @@ def read_moment(embedder: "Embedder", media: Clip | str | Path, at_seconds: floa
     return Moment(window=window, start_seconds=start, frame=clip.frames[shown[len(shown) // 2]])
 
 
-def read_around(settings: "PreprocessConfig", path: str | Path, at_seconds: float) -> Clip:
-    """The frame of a file at a time (and those before and after it that the model sees), and the sound around it."""
+def read_around(settings: "PreprocessConfig", path: str | Path, at_seconds: float, *, of_window: bool = False) -> Clip:
+    """The frame of a file at a time (and those before and after it that the model sees), and the sound around it.
+
+    `of_window`: the frames of the window instead, which near the ends of a file is not centred on the time.
+    """
     from lookhear.media.decode import read_clip
     from lookhear.media.probe import probe
 
@@ -122,7 +125,10 @@ def read_around(settings: "PreprocessConfig", path: str | Path, at_seconds: floa
             f"'{path}' has nothing at {at_seconds:g} s; it goes from {info.start_seconds:g} to {info.end_seconds:g} s"
         )
     start = start_around(at_seconds, info.start_seconds, info.end_seconds, settings.window_seconds)
-    times = _picture_times(settings, at_seconds).clip(info.start_seconds, info.end_seconds - 1e-3)
+    if of_window:
+        times = frame_times(start, settings.window_seconds, settings.frames_per_window)
+    else:
+        times = _picture_times(settings, at_seconds).clip(info.start_seconds, info.end_seconds - 1e-3)
     return read_clip(
         path,
         start_seconds=start,

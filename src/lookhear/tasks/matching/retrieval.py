@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from lookhear.errors import UserError
 from lookhear.progress import Progress, quiet
 from lookhear.tasks.matching.ridge import RidgeBaseline, fit_ridge, ridge_similarity, window_features
 from lookhear.tasks.matching.similarity import AGGREGATIONS, Aggregation, PairQuestion, PairRanks, answer_pairs
@@ -111,11 +112,17 @@ def evaluate_retrieval(
 
     `kinds` gives the kind of each clip by clip id or by file path; without it the store's labels serve if every clip
     has one. The linear baseline is `ridge`, else it is fitted on `train_store`, else its figures are None; it and the
-    figures within a kind are of clips only. `windows` saves embedding them again (`embed_windows` of the same embedder
-    and store, with the same `pairs`). Raises ValueError for an unknown or no aggregation.
+    figures within a kind are of clips only, and it sees the windows of `pairs="timestamps"` only. `windows` saves
+    embedding them again (`embed_windows` of the same embedder and store, with the same `pairs`). Raises ValueError for
+    an unknown or no aggregation, and UserError for a linear baseline with published pairs.
     """
     if not aggregations or set(aggregations) - set(AGGREGATIONS):
         raise ValueError(f"aggregations {list(aggregations)} must be some of {', '.join(AGGREGATIONS)}")
+    if (pairs if windows is None else windows.pairs) != "timestamps" and (ridge or train_store) is not None:
+        raise UserError(
+            "the linear baseline sees windows with the pictures inside them, not those of published pairs, so it would "
+            "be compared with another question; leave it out (--learned-from), or take --pairs timestamps"
+        )
     if windows is None:
         windows = embed_windows(embedder, store, num_windows=num_windows, pairs=pairs, progress=progress)
     if level == "window":
@@ -153,7 +160,14 @@ def _ask_clips(
     num = len(windows)
     shuffles = _shuffles(num)
     questions = [PairQuestion(), *shuffles, *([] if kind is None else [PairQuestion(kind=kind)])]
-    answers = answer_pairs(windows.audio, windows.visual, questions, aggregations=aggregations, counts=windows.counts)
+    answers = answer_pairs(
+        windows.audio,
+        windows.visual,
+        questions,
+        aggregations=aggregations,
+        counts=windows.counts,
+        tie_tolerance=_TIE_TOLERANCES[ties],
+    )
     results: dict[str, BothWays] = {}
     for name, found in answers.items():
         own, shuffled, within = found[0], found[1 : 1 + len(shuffles)], found[1 + len(shuffles) :]
@@ -180,7 +194,11 @@ def _ask_windows(windows: WindowEmbeddings, ties: Ties) -> dict[str, BothWays]:
     num = len(clip)
     shuffles = _shuffles(num)
     own, in_clip, *shuffled = answer_pairs(
-        audio, visual, [PairQuestion(), PairQuestion(clip=clip), *shuffles], aggregations=("diagonal_mean",)
+        audio,
+        visual,
+        [PairQuestion(), PairQuestion(clip=clip), *shuffles],
+        aggregations=("diagonal_mean",),
+        tie_tolerance=_TIE_TOLERANCES[ties],
     )["diagonal_mean"]
 
     def both(found: PairRanks, chance: float, drawn: Sequence[PairRanks]) -> BothWays:
@@ -196,6 +214,7 @@ def _ask_windows(windows: WindowEmbeddings, ties: Ties) -> dict[str, BothWays]:
     }
 
 
+_TIE_TOLERANCES: dict[Ties, float] = {"fair": TIE_TOLERANCE, "published": 0.0}  # the public code compares with ==
 _SIDES = ("audio_to_visual", "visual_to_audio")
 
 
@@ -280,7 +299,9 @@ def _protocol(
         "windows_per_clip": [int(windows.counts.min()), int(windows.counts.max())],
         "pairs": windows.pairs,
         "windows": _WINDOWS[windows.pairs],
-        "ties": "expected over random orders" if ties == "fair" else "published: every tied place counts",
+        "ties": f"expected over random orders; scores within {TIE_TOLERANCE:g} are tied"
+        if ties == "fair"
+        else "published: every tied place counts; only exactly equal float32 scores are tied",
         "failed": "a query whose own pair has no score counts as not found"
         if ties == "fair"
         else "published: a query whose own pair has no score is lost",

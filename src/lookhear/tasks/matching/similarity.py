@@ -151,14 +151,23 @@ def answer_pairs(
     block_bytes: int = BLOCK_BYTES,
     tie_tolerance: float = TIE_TOLERANCE,
 ) -> dict[Aggregation, list[PairRanks]]:
-    """`pair_ranks` for several questions about the same similarities, each of which is computed once."""
-    best = [_right_scores(audio, visual, question, aggregations, counts) for question in questions]
+    """`pair_ranks` for several questions about the same similarities, each of which is computed once.
+
+    With a `tie_tolerance` of 0, twice: the scores of right answers are then the very numbers of the same product.
+    """
     num = len(audio)
+
+    def blocks() -> Iterator[SimilarityBlock]:
+        return similarity_blocks(
+            audio, visual, aggregations=aggregations, audio_counts=counts, visual_counts=counts, block_bytes=block_bytes
+        )
+
+    if tie_tolerance > 0:
+        best = [_right_scores(audio, visual, question, aggregations, counts) for question in questions]
+    else:
+        best = _exact_scores(blocks(), questions, aggregations, num)
     tallies = [{name: (_Tally(num), _Tally(num)) for name in aggregations} for _ in questions]
-    blocks = similarity_blocks(
-        audio, visual, aggregations=aggregations, audio_counts=counts, visual_counts=counts, block_bytes=block_bytes
-    )
-    for block in blocks:
+    for block in blocks():
         here = slice(block.start, block.stop)
         for question, scores, tally in zip(questions, best, tallies, strict=True):
             right, wrong = _masks(question, block.start, block.stop, num)
@@ -206,6 +215,25 @@ def _masks(question: PairQuestion, start: int, stop: int, num: int) -> tuple[np.
     if question.kind is not None:
         wrong &= question.kind[start:stop, None] == question.kind[None, :]
     return right, wrong
+
+
+def _exact_scores(
+    blocks: Iterator[SimilarityBlock], questions: Sequence[PairQuestion], aggregations: Sequence[Aggregation], num: int
+) -> list[dict[Aggregation, tuple[np.ndarray, np.ndarray]]]:
+    """As `_right_scores` for each question, to the bit as the blocks have them; -inf where there is no score."""
+    best = [
+        {name: (np.full(num, -np.inf, np.float32), np.full(num, -np.inf, np.float32)) for name in aggregations}
+        for _ in questions
+    ]
+    for block in blocks:
+        for question, scores in zip(questions, best, strict=True):
+            right, _ = _masks(question, block.start, block.stop, num)
+            for name, matrix in block.similarity.items():
+                forward, backward = scores[name]
+                known = np.where(right & np.isfinite(matrix), matrix, -np.inf)
+                forward[block.start : block.stop] = known.max(axis=1)
+                np.maximum(backward, known.max(axis=0), out=backward)
+    return best
 
 
 def _right_scores(
