@@ -79,7 +79,7 @@ def cut_clip(
     With `exact`, or where packets cannot be copied (no timestamps, or a start that only an edit list makes visible):
     the picture as H.264 and the first sound track as AAC in mp4, sound alone as wav.
     The stretch is cut to what the file has; one without length gets `LEAST_SECONDS`. Raises MediaError for a file
-    that cannot be read, a stretch outside of it, and a target that cannot be written.
+    that cannot be read, a stretch outside of it, and a target that cannot be written or is there already.
     """
     info = probe(source)
     start = max(start_seconds, info.start_seconds)
@@ -109,8 +109,9 @@ def _containers(info: MediaInfo) -> list[tuple[str, str]]:
 
 def _write(info: MediaInfo, path: Path, write: Callable[[Path], tuple[float, float]]) -> tuple[float, float]:
     """Calls `write` with a name beside `path` and renames what it wrote, so that `path` is whole or not there."""
-    if path.exists() and path.samefile(info.path):
-        raise MediaError(f"'{path}' is the file that is to be cut; write the clips to another folder")
+    if path.exists():
+        reason = "there is a file of that name already, which is not replaced"
+        raise MediaError(f"cannot write '{path}': {reason}", reason=f"its clip cannot be written: {reason}")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

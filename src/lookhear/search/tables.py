@@ -4,16 +4,19 @@ This is the only file that imports LanceDB (and its pyarrow), when a table is fi
 """
 
 import datetime
+import functools
 import hashlib
+import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 
+from lookhear.errors import IndexStateError
 from lookhear.search.library import Library, LibraryFile
 
 # Older versions of the tables are kept this long for processes that are still reading them.
@@ -53,11 +56,46 @@ class MomentRows:
     visual: np.ndarray  # float32 (M, E), NaN rows where there is no picture
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _told(method: Callable[P, R]) -> Callable[P, R]:
+    """A method of `Tables`, of which what the disk or the database says against it becomes one sentence."""
+
+    @functools.wraps(method)
+    def telling(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(*args, **kwargs)
+        except (OSError, RuntimeError, ValueError) as error:
+            tables = args[0]
+            assert isinstance(tables, Tables)
+            raise IndexStateError(
+                f"cannot use {tables.path}: {_reason(error)}; mend that and run the same command again, what was "
+                "complete is in the index; if it stays so the index is damaged, so make another one (--index DIR)"
+            ) from error
+
+    return telling
+
+
+def _reason(error: Exception) -> str:
+    """What the system said, which LanceDB gives between names of its own and places in its source."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    said = " ".join(str(error).split())
+    if from_system := re.search(r"([^:]+) \(os error \d+\)", said):
+        return from_system[1].strip()
+    return re.sub(r", /\S+\.rs:\d+:\d+|^lance error: ", "", said)
+
+
 class Tables:
-    """The two LanceDB tables. They are made when first touched, and every read sees the latest commit."""
+    """The two LanceDB tables. They are made when first touched, and every read sees the latest commit.
+
+    Every method raises IndexStateError where the disk or the database fails: full, read-only, damaged.
+    """
 
     def __init__(self, path: Path, width: int) -> None:
-        self._path = path
+        self.path = path
         self._width = width
         self._opened: tuple[Any, Any] | None = None
         self._lock = threading.Lock()
@@ -68,7 +106,7 @@ class Tables:
 
         with self._lock:
             if self._opened is None:
-                connection = lancedb.connect(str(self._path), read_consistency_interval=datetime.timedelta(0))
+                connection = lancedb.connect(str(self.path), read_consistency_interval=datetime.timedelta(0))
                 vector = pa.list_(pa.float32(), self._width)
                 files = pa.schema(
                     [
@@ -100,6 +138,7 @@ class Tables:
                 )
             return self._opened
 
+    @_told
     def copy_to(self, other: "Tables", rows: Sequence[FileRow]) -> None:
         """Writes `rows`, and the moments that they name, into other tables, which are empty."""
         import pyarrow as pa
@@ -115,11 +154,13 @@ class Tables:
         if rows:
             other.put_files(rows)
 
+    @_told
     def version(self) -> tuple[int, int]:
         """Of both tables; another one after every commit."""
         files, moments = self._open()
         return int(files.version), int(moments.version)
 
+    @_told
     def files(self) -> list[FileRow]:
         """All rows, in the order of library and path."""
         table, _ = self._open()
@@ -129,6 +170,7 @@ class Tables:
             rows.append(FileRow(**(values | text)))
         return sorted(rows, key=lambda row: (row.library, row.path))
 
+    @_told
     def put_files(self, rows: Sequence[FileRow]) -> None:
         """Adds or replaces rows (by library and path) in one commit."""
         import pyarrow as pa
@@ -141,11 +183,13 @@ class Tables:
         new = pa.Table.from_pylist(records, schema=table.schema)
         table.merge_insert("row_id").when_matched_update_all().when_not_matched_insert_all().execute(new)
 
+    @_told
     def delete_files(self, rows: Sequence[FileRow]) -> None:
         """Deletes rows (by library and path)."""
         table, _ = self._open()
         _delete(table, "row_id", [_row_id(row) for row in rows])
 
+    @_told
     def add_moments(self, parts: Sequence[MomentRows]) -> None:
         """Adds moments in one commit."""
         import pyarrow as pa
@@ -170,21 +214,25 @@ class Tables:
         ]
         table.add(pa.Table.from_arrays(columns, schema=table.schema))
 
+    @_told
     def delete_moments(self, file_ids: Sequence[str]) -> None:
         """Deletes all moments of these contents."""
         _, table = self._open()
         _delete(table, "file_id", file_ids)
 
+    @_told
     def moment_file_ids(self) -> set[str]:
         """The contents that have moments."""
         _, table = self._open()
         return set(table.search().select(["file_id"]).to_arrow().column("file_id").unique().to_pylist())
 
+    @_told
     def compact(self) -> None:
         """Joins small fragments and drops versions that nobody can still be reading."""
         for table in self._open():
             table.optimize(cleanup_older_than=KEEP_VERSIONS)
 
+    @_told
     def library(self, contents: tuple[LibraryFile, ...], *, window_seconds: float, hop_seconds: float) -> Library:
         """The moments of `contents` in memory."""
         _, table = self._open()
