@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
+from index_contents import assert_same, contents
 from lookhear import cli
 from lookhear.embedder import Embedder
 from lookhear.errors import IndexStateError
@@ -78,16 +78,6 @@ def failing(monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], error: Exce
         yield
 
 
-def held(path: Path) -> tuple[Any, ...]:
-    """All that an index holds, in order; every row must have its moments."""
-    found = Index(path)
-    library = found.library()
-    have = {file.file_id: int(count) for file, count in zip(library.files, library.count, strict=True)}
-    rows = found.files()
-    assert have == {row.file_id: row.num_moments for row in rows if row.num_moments}
-    return rows, library.file_rank.tolist(), np.round(library.start_seconds, 6).tolist()
-
-
 @pytest.mark.parametrize("name", ["add", "merge_insert", "delete", "optimize"])
 @pytest.mark.parametrize("error", [FULL, LANCE_FULL], ids=["system", "lance"])
 def test_a_full_disk_ends_in_a_sentence_and_a_true_index(
@@ -101,19 +91,19 @@ def test_a_full_disk_ends_in_a_sentence_and_a_true_index(
     said = str(told.value)
     assert said.startswith(f"cannot use {made / 'index' / 'tables'}: No space left on device; mend that and run")
     assert "\n" not in said
-    held(made / "index")
+    contents(made / "index")
     crawl("index")
     crawl("fresh")
-    assert held(made / "index") == held(made / "fresh")
+    assert_same(made / "index", made / "fresh")
 
 
 def test_a_full_disk_while_forgetting_forgets_nothing(
     made: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = held(made / "index")
+    before = contents(made / "index").rows
     with failing(monkeypatch, ("add", "merge_insert"), FULL), pytest.raises(IndexStateError, match="No space left"):
         forget([made / "media" / "clip2.mp4"], index_path=made / "index")
-    assert held(made / "index") == before
+    assert contents(made / "index").rows == before
     assert forget([made / "media" / "clip2.mp4"], index_path=made / "index").files == 1
     assert sorted(path.name for path in (made / "index").glob("tables*")) == [Index(made / "index").facts.tables]
 
@@ -127,7 +117,7 @@ def test_tables_that_cannot_be_deleted_are_named(made: Path, monkeypatch: pytest
         patched.setattr(shutil, "rmtree", stuck)
         with pytest.raises(IndexStateError, match=r"cannot delete .*tables: Permission denied; .* still on the disk"):
             forget([made / "media" / "clip2.mp4"], index_path=made / "index")
-    assert [row.path for row in held(made / "index")[0]] == ["clip0.mp4", "clip1.mp4"]
+    assert [row.path for row in contents(made / "index").rows] == ["clip0.mp4", "clip1.mp4"]
     forget([made / "media" / "clip1.mp4"], index_path=made / "index")
     assert len(list((made / "index").glob("tables*"))) == 1  # the next writer could
 

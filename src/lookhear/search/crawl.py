@@ -347,8 +347,9 @@ class _Crawl:
             if file.doubt:
                 row = _row(file, "refused", file.doubt, file_id="")
             elif stat_of(file.seen.full_path) != (file.seen.size_bytes, file.seen.mtime_ns):
-                # What was decoded is not what was hashed. The next run finds another size or time.
-                row = _row(file, "refused", "it was changed while it was read; index again", file_id="")
+                # What was decoded is not what was hashed. The next run finds another size or time, or no file.
+                what = "changed" if file.seen.full_path.exists() else "deleted"
+                row = _row(file, "refused", f"it was {what} while it was read; index again", file_id="")
             elif row.file_id:
                 self._known[row.file_id] = row
                 self._moments += [] if row.status == "refused" else [_moments(row.file_id, file.parts, self._width)]
