@@ -39,9 +39,11 @@ TOP = {"__init__", "__main__", "cli", "console", "bench", "demo", "demo_page", "
 # Third party -> the files and rooms that may import it.
 DOORS = {
     # bench/media.py: the plain form that decoding is compared with must not run through the code it is compared with
-    "av": {"media/decode.py", "media/encode.py", "bench/media.py"},
+    "av": {"media/decode.py", "media/encode.py", "media/remux.py", "media/timing.py", "bench/media.py"},
+    "opentimelineio": {"search/timeline.py"},
     "torch.distributed": {"distributed.py"},
-    "lancedb": {"search/index.py"},
+    "lancedb": {"search/tables.py"},
+    "pandas": {"search/query.py"},
     "huggingface_hub": {"hub.py"},
     "ray": {"data/cluster.py"},
     "tyro": {"cli"},

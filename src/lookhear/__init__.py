@@ -5,7 +5,9 @@ The public names, all of which can be used as `lookhear.NAME`:
 - `load(checkpoint)` -> `Embedder`: media to embeddings with times; also published files (`PublishedChoices`).
 - `fetch(name)`, `push(checkpoint, "user/model")`: public weights to this machine, yours to the Hugging Face hub.
 - `index(folders, model=..., index_path=...)`: make or update a search index.
-- `Index(path).search(sound=..., picture=..., clip=...)` -> list of `Hit`: find moments.
+- `Index(path).search(sound=..., picture=..., clip=..., like=...)` -> list of `Hit`: find moments; `Where` filters,
+  `hits_frame(hits)` makes a pandas frame.
+- `forget(paths, index_path=...)`, `watch(folders, ...)`: take files out of an index, keep it up to date.
 - `prepare(folder, store)`, `pretrain(recipe, store=..., folder=...)`: learn from your own videos.
 - `classify(path, model=...)` -> list of `LabelledMoment`; `evaluate_classification`, `evaluate_probe`.
 - `evaluate_retrieval`, `evaluate_sync`, `evaluate_localization`, `localize`: what was learned, measured and shown.
@@ -37,8 +39,11 @@ if TYPE_CHECKING:
     from lookhear.recipes import pretrain
     from lookhear.recipes.finetune import finetune
     from lookhear.search.crawl import index
+    from lookhear.search.filters import Where
+    from lookhear.search.forget import forget
     from lookhear.search.index import Index
-    from lookhear.search.query import Hit
+    from lookhear.search.query import Hit, hits_frame
+    from lookhear.search.watch import watch
     from lookhear.tasks.embed import embed
     from lookhear.tasks.inpainting import inpaint
     from lookhear.tasks.labels.classification import evaluate_classification
@@ -62,6 +67,7 @@ __all__ = [
     "PublishedChoices",
     "Store",
     "UserError",
+    "Where",
     "classify",
     "embed",
     "evaluate_classification",
@@ -72,6 +78,8 @@ __all__ = [
     "evaluate_sync",
     "fetch",
     "finetune",
+    "forget",
+    "hits_frame",
     "index",
     "inpaint",
     "load",
@@ -84,6 +92,7 @@ __all__ = [
     "push",
     "read_clip",
     "read_embeddings",
+    "watch",
 ]
 
 _HOMES = {
@@ -94,6 +103,7 @@ _HOMES = {
     "LabelledMoment": "lookhear.tasks.labels.moments",
     "PublishedChoices": "lookhear.models.published",
     "Store": "lookhear.data.store",
+    "Where": "lookhear.search.filters",
     "classify": "lookhear.tasks.labels.moments",
     "embed": "lookhear.tasks.embed",
     "evaluate_classification": "lookhear.tasks.labels.classification",
@@ -104,6 +114,8 @@ _HOMES = {
     "evaluate_sync": "lookhear.tasks.matching.sync",
     "fetch": "lookhear.models.fetch",
     "finetune": "lookhear.recipes.finetune",
+    "forget": "lookhear.search.forget",
+    "hits_frame": "lookhear.search.query",
     "index": "lookhear.search.crawl",
     "inpaint": "lookhear.tasks.inpainting",
     "load": "lookhear.embedder",
@@ -116,6 +128,7 @@ _HOMES = {
     "push": "lookhear.hub",
     "read_clip": "lookhear.media.decode",
     "read_embeddings": "lookhear.tasks.vectors",
+    "watch": "lookhear.search.watch",
 }
 
 

@@ -158,9 +158,13 @@ class Embedder:
         return self.embed_windows(cut_windows(self.preprocess.config, clip, np.asarray(list(starts), np.float64)))
 
     def embed_sound(
-        self, source: str | Path | tuple[np.ndarray, int], *, hop_seconds: float | None = None
+        self,
+        source: str | Path | tuple[np.ndarray, int],
+        *,
+        hop_seconds: float | None = None,
+        end_seconds: float | None = None,
     ) -> Embeddings:
-        """The sound windows of a file, or of a waveform (S,) in -1..1 with its sample rate.
+        """The sound windows of a file, or of a waveform (S,) in -1..1 with its sample rate, up to `end_seconds`.
 
         Raises MediaError for a file without sound, or a waveform at another rate than the model's.
         """
@@ -172,8 +176,9 @@ class Embedder:
                     "resample it, or give the path of a file"
                 )
             clip = Clip(start_seconds=0.0, end_seconds=len(waveform) / rate, waveform=waveform, sample_rate=rate)
-            return self.embed(clip, hop_seconds=hop_seconds)
-        found = self._embed_file(Path(source), self.plan(hop_seconds=hop_seconds, picture=False))
+            return self.embed(clip, hop_seconds=hop_seconds, end_seconds=end_seconds)
+        plan = self.plan(hop_seconds=hop_seconds, picture=False)
+        found = self._embed_file(Path(source), plan, end_seconds=end_seconds)
         if found.audio is None:
             raise MediaError(f"'{source}' has no sound that can be decoded")
         return found

@@ -143,6 +143,8 @@ def test_one_bad_item_costs_one_item() -> None:
     with LimitedPool(2, time_limit_seconds=1.0) as pool:
         done = list(pool.map(misbehave, [*bad, "fine"]))
     failures = {result.item: result.failure for result in done}
+    # A crash is the item's own doing, and so is what this process stops it for.
+    assert [result.item for result in done if result.is_from_outside] == ["kill"]
     assert failures["hang"] == "took longer than 1 s and was stopped"
     assert "crashed (SIGKILL" in str(failures["kill"])
     assert "crashed (SIGSEGV)" in str(failures["segfault"])
@@ -160,6 +162,7 @@ def test_a_memory_hog_is_stopped_and_the_next_item_is_not() -> None:
     with LimitedPool(1, memory_limit_bytes=400 << 20) as pool:
         done = list(pool.map(misbehave, ["hog", "fine"]))
     assert done[0].failure == "used more than 0.39 GiB of memory and was stopped"
+    assert not done[0].is_from_outside
     assert done[1].value == "fine"
     assert done[0].seconds < 30
 

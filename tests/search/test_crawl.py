@@ -3,26 +3,26 @@
 import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
+from index_contents import assert_same, contents
 from locked_folders import lock_folders
 from lookhear.data import stretch
+from lookhear.data.stretch import decode_stretch
 from lookhear.embedder import Embedder
 from lookhear.errors import IndexStateError
 from lookhear.media.decode import read_clip
 from lookhear.media.encode import write_sound
+from lookhear.media.workers import Done
 from lookhear.search import crawl as crawling
 from lookhear.search.crawl import CrawlSummary, index
+from lookhear.search.forget import forget
 from lookhear.search.index import FileRow, Index
-from tiny_embedder import RATE, make_clip, save_tiny, tiny_embedder, tune
+from tiny_embedder import RATE, make_clip, tiny_embedder, tune
 
 
 @pytest.fixture(scope="module")
@@ -54,26 +54,9 @@ def by_path(media: Path) -> dict[str, FileRow]:
     return {row.path: row for row in Index(media.parent / "index").files()}
 
 
-def contents(path: Path) -> tuple[list[FileRow], np.ndarray, np.ndarray, np.ndarray]:
-    """All that an index holds, in order."""
-    found = Index(path)
-    library = found.library()
-    times = np.stack([library.file_rank, library.start_seconds, library.end_seconds])
-    return found.files(), times, library.audio.numpy(), library.visual.numpy()
-
-
-def assert_same(left: Path, right: Path) -> None:
-    ours, theirs = contents(left), contents(right)
-    assert ours[0] == theirs[0]
-    assert np.array_equal(ours[1], theirs[1])
-    # A batch holds other files after an interruption, and the order of its sums is another.
-    assert np.allclose(ours[2], theirs[2], atol=1e-5)
-    assert np.allclose(ours[3], theirs[3], atol=1e-5)
-
-
 def test_every_file_has_a_row_and_is_found(media: Path, embedder: Embedder) -> None:
     summary = crawl(media, embedder)
-    assert summary.counts == {"ok": 6, "picture_only": 0, "sound_only": 1, "partial": 0, "refused": 0}
+    assert summary.counts == {"ok": 6, "picture_only": 0, "sound_only": 1, "partial": 0, "refused": 0, "waiting": 0}
     assert (summary.added, summary.files, summary.refused) == (7, 7, ())
     rows = by_path(media)
     assert rows["sound.wav"].reason == "no picture track"
@@ -105,10 +88,10 @@ def test_cuts_find_their_own_moment(media: Path, embedder: Embedder, tmp_path: P
 def test_the_second_crawl_finds_nothing_to_do(media: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     crawl(media, embedder)
     before = contents(media.parent / "index")
-    monkeypatch.setattr(crawling, "decode_stretch", None)  # nothing may be decoded
+    monkeypatch.setattr(stretch, "decode_stretch", None)  # nothing may be decoded
     summary = crawl(media, embedder)
     assert (summary.unchanged, summary.added) == (7, 0)
-    assert contents(media.parent / "index")[0] == before[0]
+    assert contents(media.parent / "index").rows == before.rows
 
 
 def test_new_changed_renamed_copied_touched_and_deleted(
@@ -159,7 +142,7 @@ def test_files_that_cannot_be_read(media: Path, embedder: Embedder, monkeypatch:
     # What could not even be opened is tried again, what was read and is broken is not.
     (media / "locked.mp4").chmod(0o644)
     decoded = []
-    monkeypatch.setattr(crawling, "decode_stretch", lambda job: decoded.append(job.path) or stretch.decode_stretch(job))
+    monkeypatch.setattr(stretch, "decode_stretch", lambda job: decoded.append(job.path) or decode_stretch(job))
     crawl(media, embedder)
     assert by_path(media)["locked.mp4"].status == "ok"
     assert {"text.mp4", "truncated.mp4"} & {Path(path).name for path in decoded} == set()
@@ -232,7 +215,7 @@ def test_a_link_out_of_the_folder_is_not_opened(
         (media / "out.mp4").symlink_to(make_clip(media.parent / "outside.mp4", 40))
     except OSError:
         pytest.skip("no links on this system")
-    monkeypatch.setattr(crawling, "decode_stretch", None)  # nothing may be decoded, nor hashed
+    monkeypatch.setattr(stretch, "decode_stretch", None)  # nothing may be decoded, nor hashed
     for _ in range(2):
         summary = crawl(media, embedder)
         assert [refused.reason for refused in summary.refused] == ["it is a link out of the folder"]
@@ -271,9 +254,9 @@ def test_a_stretch_that_fails_makes_the_file_partial(
     def failing(job: stretch.StretchJob) -> stretch.Decoded:
         if job.path.endswith("clip3.mp4") and job.stretch == 1:
             raise RuntimeError("the decoder gave up")
-        return stretch.decode_stretch(job)
+        return decode_stretch(job)
 
-    monkeypatch.setattr(crawling, "decode_stretch", failing)
+    monkeypatch.setattr(stretch, "decode_stretch", failing)
     summary = crawl(media, embedder)
     assert summary.counts["partial"] == 1
     row = by_path(media)["sub1/clip3.mp4"]
@@ -285,12 +268,12 @@ def test_a_file_that_changes_while_it_is_read_is_not_believed(
     media: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def writing(job: stretch.StretchJob) -> stretch.Decoded:
-        decoded = stretch.decode_stretch(job)
+        decoded = decode_stretch(job)
         if job.path.endswith("clip0.mp4"):
             os.utime(job.path, ns=(5, 5))
         return decoded
 
-    monkeypatch.setattr(crawling, "decode_stretch", writing)
+    monkeypatch.setattr(stretch, "decode_stretch", writing)
     summary = crawl(media, embedder)
     assert [Path(each.path).name for each in summary.refused] == ["clip0.mp4"]
     monkeypatch.undo()
@@ -311,50 +294,209 @@ def test_workers_give_the_same(media: Path, embedder: Embedder, tmp_path: Path) 
     assert notes == [(done, 7) for done in range(8)]
 
 
-# ---- kill -9
-
-_CRAWL = """
-import sys, time
-from lookhear.search import crawl, index
-crawl._WRITE_FILES = 1
-for name in ("add_moments", "put_files", "delete_files", "delete_moments", "compact"):
-    def slow(self, *arguments, original=getattr(index._Tables, name)):
-        time.sleep(0.05)
-        original(self, *arguments)
-        time.sleep(0.05)
-    setattr(index._Tables, name, slow)
-print("ready", flush=True)
-crawl.index([sys.argv[1]], model=sys.argv[2], index_path=sys.argv[3], workers=0)
-print("done", flush=True)
-"""
+# ---- causes that pass
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_at_any_moment(kills: int, media: Path, tmp_path: Path) -> None:
-    """First on a new index, then on one to which files are added and from which they go."""
-    model = save_tiny(tmp_path / "model.safetensors")
-    target = tmp_path / "killed"
-    rng = random.Random(kills)
-    for number in range(kills):
-        process = subprocess.Popen(
-            [sys.executable, "-c", _CRAWL, str(media), str(model), str(target)], stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(rng.uniform(0.1, 1.6))
-        process.kill()
-        process.wait()
-        process.stdout.close()
-        if (target / "index.json").exists():  # nothing that is there is half there
-            found = Index(target)
-            library = found.library()
-            have = {file.file_id: int(count) for file, count in zip(library.files, library.count, strict=True)}
-            assert all(have[row.file_id] == row.num_moments for row in found.files() if row.num_moments)
-        if number % 2:
-            make_clip(media / f"new{number}.mp4", 60 + number)
-            min(media.rglob("clip*.mp4"), default=media / "new1.mp4").unlink(missing_ok=True)
-            make_clip(media / "changing.mp4", 90 + number)
-    index([media], model=model, index_path=target, workers=0)
-    index([media], model=model, index_path=tmp_path / "undisturbed", workers=0)
-    assert_same(target, tmp_path / "undisturbed")
+def test_a_child_that_is_killed_from_outside_says_nothing_about_its_file(
+    media: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Done by hand: what `workers.py` says of such a child is tested there."""
+    monkeypatch.setattr(stretch, "STRETCH_SECONDS", 0.8)
+    whole = Embedder.plan
+    monkeypatch.setattr(Embedder, "plan", lambda self, **options: replace(whole(self, **options), span_seconds=0.8))
+    kills = {"sub0/clip0.mp4@0": 1, "sub1/clip1.mp4@1": 1, "sub0/clip2.mp4@0": 9, "sub1/clip3.mp4@1": 9}
+
+    class Killing(crawling.LimitedPool):
+        def map(self, function: object, items: object, **options: object) -> object:
+            for item in items:  # type: ignore[attr-defined]
+                key = f"{Path(item.path).relative_to(media.resolve()).as_posix()}@{item.stretch}"
+                if kills.get(key, 0):
+                    kills[key] -= 1
+                    yield Done(item=item, failure="the process crashed (SIGKILL)", is_from_outside=True)
+                else:
+                    yield Done(item=item, value=decode_stretch(item))
+
+    with monkeypatch.context() as killing:
+        killing.setattr(crawling, "LimitedPool", Killing)
+        summary = crawl(media, embedder)
+    assert kills == {"sub0/clip0.mp4@0": 0, "sub1/clip1.mp4@1": 0, "sub0/clip2.mp4@0": 7, "sub1/clip3.mp4@1": 7}
+    assert sorted(Path(each.path).name for each in summary.refused) == ["clip2.mp4", "clip3.mp4"]
+    assert all("next crawl tries it again" in each.reason for each in summary.refused)
+    assert (summary.counts["ok"], summary.counts["partial"]) == (4, 0)
+    again = crawl(media, embedder)
+    assert (again.counts["ok"], again.added, again.unchanged) == (6, 2, 5)
+    index([media], model=embedder, index_path=media.parent / "fresh", workers=0)
+    assert_same(media.parent / "index", media.parent / "fresh")
+
+
+def test_refused_files_are_tried_again_when_asked(
+    media: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (media / "text.mp4").write_text("this is no video " * 100)
+
+    def failing(job: stretch.StretchJob) -> stretch.Decoded:
+        if job.path.endswith("clip3.mp4"):
+            raise RuntimeError("took longer than 300 s")
+        return decode_stretch(job)
+
+    with monkeypatch.context() as failed:
+        failed.setattr(stretch, "decode_stretch", failing)
+        assert crawl(media, embedder).counts["refused"] == 2
+    assert crawl(media, embedder).counts["refused"] == 2
+    decoded: list[str] = []
+    monkeypatch.setattr(stretch, "decode_stretch", lambda job: decoded.append(job.path) or decode_stretch(job))
+    summary = crawl(media, embedder, retry_refused=True)
+    assert sorted(Path(path).name for path in decoded) == ["clip3.mp4", "text.mp4"]
+    assert (summary.counts["refused"], summary.counts["ok"]) == (1, 6)
+    (media / "text.mp4").unlink()
+    crawl(media, embedder)
+    index([media], model=embedder, index_path=media.parent / "fresh", workers=0)
+    assert_same(media.parent / "index", media.parent / "fresh")
+
+
+def test_large_files_are_hashed_once_and_in_this_process(
+    media: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    crawl(media, embedder)
+    sizes = sorted(path.stat().st_size for path in media.rglob("*.mp4"))
+    monkeypatch.setattr(crawling, "_LARGE_BYTES", sizes[3])
+    here, inside = [], []
+    monkeypatch.setattr(
+        crawling, "hash_file", lambda path, **options: here.append(path) or stretch.hash_file(path, **options)
+    )
+    original = stretch.hash_file
+    monkeypatch.setattr(stretch, "hash_file", lambda path, **o: inside.append(path) or original(path, **o))
+
+    def failing(job: stretch.StretchJob) -> stretch.Decoded:
+        if job.path.endswith("clip5.mp4"):
+            raise RuntimeError("crash")
+        return decode_stretch(job)
+
+    monkeypatch.setattr(stretch, "decode_stretch", failing)
+    index([media], model=embedder, index_path=tmp_path / "large", workers=0)
+    large = {path.resolve() for path in media.rglob("*.*") if path.is_file() and path.stat().st_size >= sizes[3]}
+    assert set(here) == large
+    assert len(here) == len(large) >= 3
+    assert len(inside) == 7  # every file once, by either
+    rows = {row.path: row for row in Index(tmp_path / "large").files()}
+    assert {path: row.file_id for path, row in rows.items()} == {path: r.file_id for path, r in by_path(media).items()}
+    assert rows["sub1/clip5.mp4"].status == "refused"
+
+
+@pytest.mark.parametrize("retry", [False, True])
+def test_what_was_read_in_part_stays_until_it_is_forgotten(
+    media: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch, retry: bool
+) -> None:
+    whole = Embedder.plan
+    monkeypatch.setattr(Embedder, "plan", lambda self, **options: replace(whole(self, **options), span_seconds=0.8))
+    monkeypatch.setattr(stretch, "STRETCH_SECONDS", 0.8)
+
+    def slow(job: stretch.StretchJob) -> stretch.Decoded:
+        if job.path.endswith("clip3.mp4") and job.stretch == 1:
+            raise RuntimeError("took longer than 300 s")
+        return decode_stretch(job)
+
+    with monkeypatch.context() as limited:
+        limited.setattr(stretch, "decode_stretch", slow)
+        assert crawl(media, embedder).counts["partial"] == 1
+    before = contents(media.parent / "index").rows
+    assert crawl(media, embedder, retry_refused=retry).unchanged == 7
+    assert contents(media.parent / "index").rows == before
+    forget([media / "sub1" / "clip3.mp4"], index_path=media.parent / "index")
+    assert crawl(media, embedder, retry_refused=retry).counts["partial"] == 0
+    index([media], model=embedder, index_path=media.parent / "fresh", workers=0)
+    assert_same(media.parent / "index", media.parent / "fresh")
+
+
+# ---- files that are still being written
+
+
+def test_a_file_that_was_just_written_waits(media: Path, embedder: Embedder) -> None:
+    old = time.time_ns() - 3600 * 10**9
+    for path in media.rglob("*.*"):
+        os.utime(path, ns=(old, old))
+    crawl(media, embedder)
+    before = contents(media.parent / "index")
+    make_clip(media / "new.mp4", 20)
+    make_clip(media / "sub0" / "clip0.mp4", 21)
+    ahead = time.time_ns() + 3600 * 10**9
+    make_clip(media / "ahead.mp4", 22)
+    os.utime(media / "ahead.mp4", ns=(ahead, ahead))  # written by a machine whose clock is wrong
+    summary = crawl(media, embedder, settle_seconds=60.0)
+    assert sorted(Path(each.path).name for each in summary.waiting) == ["clip0.mp4", "new.mp4"]
+    assert (summary.counts["waiting"], summary.added, summary.changed, summary.refused) == (1, 1, 0, ())
+    rows = by_path(media)
+    assert (rows["new.mp4"].status, rows["new.mp4"].num_moments) == ("waiting", 0)
+    assert "still being written" in rows["new.mp4"].reason
+    assert rows["sub0/clip0.mp4"] in before.rows  # what was known of it stays until it is known better
+    os.utime(media / "new.mp4", ns=(old, old))
+    os.utime(media / "sub0" / "clip0.mp4", ns=(old, old))
+    summary = crawl(media, embedder, settle_seconds=60.0)
+    assert (summary.added, summary.changed, summary.waiting, summary.counts["waiting"]) == (1, 1, (), 0)
+    assert by_path(media)["new.mp4"].status == "ok"
+
+
+# ---- another model beside
+
+
+def test_another_model_beside_the_old_one(
+    media: Path, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tiny_embedder(tmp_path, 7)
+    target = media.parent / "index"
+    crawl(media, embedder)
+    searcher = Index(target)
+    before = searcher.search(sound=media / "sound.wav")
+    with pytest.raises(IndexStateError, match="--beside"):
+        crawl(media, other)
+    with pytest.raises(IndexStateError, match="very model"):
+        index([], model=embedder, index_path=target, beside=True, workers=0)
+
+    def dying(job: stretch.StretchJob) -> stretch.Decoded:
+        if job.path.endswith("clip3.mp4"):
+            raise KeyboardInterrupt
+        return decode_stretch(job)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(stretch, "decode_stretch", dying)
+        killed.setattr(crawling, "_WRITE_FILES", 1)
+        with pytest.raises(KeyboardInterrupt):
+            index([], model=other, index_path=target, beside=True, workers=0)
+    assert Index(target).facts.fingerprint == embedder.fingerprint
+    assert searcher.search(sound=media / "sound.wav") == before
+    decoded: list[str] = []
+    monkeypatch.setattr(stretch, "decode_stretch", lambda job: decoded.append(job.path) or decode_stretch(job))
+    summary = index([], model=other, index_path=target, beside=True, workers=0)
+    assert 0 < len(decoded) < 7  # it went on
+    assert (summary.files, summary.counts["ok"]) == (7, 6)
+    monkeypatch.undo()
+    fresh = tmp_path / "fresh"
+    index([media], model=other, index_path=fresh, workers=0)
+    assert_same(target, fresh)
+    assert Index(target).facts.fingerprint == other.fingerprint
+    after = searcher.search(sound=media / "sound.wav")  # it was open all the time
+    assert after == Index(fresh).search(sound=media / "sound.wav")
+    assert len(list(target.glob("tables*"))) == 1
+    assert crawl(media, other).unchanged == 7
+    closer = index([], index_path=target, beside=True, hop_seconds=0.12, workers=0)
+    assert closer.moments > 1.5 * summary.moments
+    shutil.rmtree(media)
+    media.mkdir()
+    with pytest.raises(IndexStateError, match="mount"):
+        index([], model=embedder, index_path=target, beside=True, workers=0)
+    assert len(Index(target).library()) == closer.moments
+
+
+def test_an_index_whose_model_was_replaced_takes_no_vectors_of_the_old_one(
+    media: Path, embedder: Embedder, tmp_path: Path
+) -> None:
+    crawl(media, embedder)
+    late = Index(media.parent / "index", model=embedder)
+    request = late.request(sound=media / "sound.wav")
+    index([], model=tiny_embedder(tmp_path, 7), index_path=late.path, beside=True, workers=0)
+    (media / "sound.wav").touch()
+    with pytest.raises(IndexStateError, match="another model"):
+        crawling.crawl(late, [media.resolve()], crawling.CrawlOptions(workers=0))
+    with pytest.raises(IndexStateError, match="make it again"):
+        late.find(request)
+    assert late.find(late.request(sound=media / "sound.wav"))

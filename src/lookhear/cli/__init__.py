@@ -19,7 +19,7 @@ from lookhear.cli.evaluate import Evaluate
 from lookhear.cli.machine import Bench, Demo, Doctor
 from lookhear.cli.media import Inpaint, Localize
 from lookhear.cli.models import Models
-from lookhear.cli.search import IndexFolders, Search, Status
+from lookhear.cli.search import Forget, IndexFolders, Search, Status
 from lookhear.cli.study import Study
 from lookhear.cli.train import Finetune, Pretrain
 from lookhear.console import finish, out, prepare_streams, say
@@ -33,6 +33,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "evaluate": Evaluate,
     "embed": Embed,
     "index": IndexFolders,
+    "forget": Forget,
     "search": Search,
     "classify": Classify,
     "localize": Localize,

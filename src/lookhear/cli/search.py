@@ -1,76 +1,258 @@
-"""Archives: index, search, status."""
+"""Archives: index, forget, search, status."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from lookhear.cli.signals import stop_on_signals
 from lookhear.config import to_dict
-from lookhear.console import print_record, print_rows, show_progress
+from lookhear.console import print_record, print_rows, say, show_progress
+from lookhear.errors import IndexStateError, UserError
+
+if TYPE_CHECKING:
+    from lookhear.search.filters import Where
+    from lookhear.search.index import Index
+    from lookhear.search.query import Hit
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexFolders:
     """Make or update a search index of folders. Only new and changed files are read."""
 
-    folders: tyro.conf.Positional[tuple[Path, ...]]
-    """One folder or several."""
+    folders: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """One folder or several; with --beside those of the index are added."""
     model: str | None = None
     """A checkpoint or a run folder. An index remembers its model."""
     index: Path = Path("lookhear.index")
     """Where the index lies."""
+    beside: bool = False
+    """Make an index of another --model or --hop beside the one that exists, which it replaces when it is complete."""
+    hop: float | None = None
+    """Seconds from a moment to the next, when the index is made; half a window if not given."""
     workers: int = 2
     """How many decoding processes."""
+    time_limit: float = 300.0
+    """Seconds that decoding a stretch of two minutes may take."""
+    memory_limit: float = 2.0
+    """GiB that a decoding process may hold."""
+    retry_refused: bool = False
+    """Try refused files again, after the limits were raised or another cause was mended. Not partial ones."""
+    settle: float | None = None
+    """A file that was changed within so many seconds is left for the next crawl. 5 with --watch, else 0."""
+    watch: bool = False
+    """Go on looking for new, changed and deleted files, until Ctrl-C or SIGTERM."""
+    every: float = 10.0
+    """Seconds from one look of --watch to the next."""
     json: bool = False
     """Print the summary as JSON."""
 
-    def run(self) -> None:
+    def run(self) -> int:
         """Crawls and prints what became of the files."""
+        if self.watch:
+            return self._watch()
         from lookhear.search.crawl import index
 
         with show_progress("files") as progress:
             summary = index(
-                self.folders, model=self.model, index_path=self.index, workers=self.workers, progress=progress
+                self.folders,
+                model=self.model,
+                index_path=self.index,
+                beside=self.beside,
+                workers=self.workers,
+                hop_seconds=self.hop,
+                time_limit_seconds=self.time_limit,
+                memory_limit_bytes=int(self.memory_limit * 2**30),
+                retry_refused=self.retry_refused,
+                settle_seconds=self.settle or 0.0,
+                progress=progress,
             )
         print_record(to_dict(summary), as_json=self.json)
+        return 0
+
+    def _watch(self) -> int:
+        from lookhear.search.crawl import CrawlOptions
+        from lookhear.search.watch import SETTLE_SECONDS, watch
+
+        if self.beside:
+            raise IndexStateError("--beside ends when the new index is complete; run --watch after it")
+        options = CrawlOptions(
+            workers=self.workers,
+            time_limit_seconds=self.time_limit,
+            memory_limit_bytes=int(self.memory_limit * 2**30),
+            retry_refused=self.retry_refused,
+            settle_seconds=SETTLE_SECONDS if self.settle is None else self.settle,
+        )
+        with stop_on_signals() as stop:
+            watch(
+                self.folders,
+                stop=stop.event,
+                report=lambda summary: print_record(to_dict(summary), as_json=self.json),
+                complain=say,
+                model=self.model,
+                index_path=self.index,
+                hop_seconds=self.hop,
+                every_seconds=self.every,
+                options=options,
+            )
+        say("lookhear: stopped watching; what was complete is in the index")
+        return stop.exit_code
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forget:
+    """Take all traces of files or folders out of an index. The files themselves stay."""
+
+    paths: tyro.conf.Positional[tuple[Path, ...]]
+    """Files or folders; they need not exist any more."""
+    index: Path = Path("lookhear.index")
+    """Where the index lies."""
+    json: bool = False
+    """Print the summary as JSON."""
+
+    def run(self) -> None:
+        """Forgets, and prints how much."""
+        from lookhear.search.forget import forget
+
+        print_record(to_dict(forget(self.paths, index_path=self.index)), as_json=self.json)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """Find moments by a sound, a picture or a clip. Prints file, start, end, score."""
+    """Find moments by sounds, pictures, clips or moments of the index. Prints file, start, end, score."""
 
-    sound: Path | None = None
-    """A file with sound: where else does this sound, or where does it look like this?"""
-    picture: Path | None = None
-    """A picture: where else does it look like this, or where does it sound like this?"""
-    clip: Path | None = None
-    """A video: sound and picture together."""
+    sound: tuple[Path, ...] = ()
+    """Files with sound: where else does this sound, or where does it look like this? Several are one question."""
+    picture: tuple[Path, ...] = ()
+    """Pictures: where else does it look like this, or where does it sound like this?"""
+    clip: tuple[Path, ...] = ()
+    """Videos: sound and picture together."""
+    like: tuple[str, ...] = ()
+    """Moments of indexed files, FILE@SECONDS or FILE@START-END: where else is it like there?"""
+    not_sound: tuple[Path, ...] = ()
+    """Counter-examples: what is more like these than like the examples is no hit."""
+    not_picture: tuple[Path, ...] = ()
+    """Counter-examples that are pictures."""
+    not_clip: tuple[Path, ...] = ()
+    """Counter-examples that are videos."""
+    not_like: tuple[str, ...] = ()
+    """Counter-examples that are moments of indexed files."""
     index: Path = Path("lookhear.index")
     """Where the index lies."""
     within: Annotated[Literal["sound", "picture", "both"], tyro.conf.arg(name="in")] = "both"
     """What of the library is compared: its sound, its pictures, or both."""
+    balance: float = 0.5
+    """Where both are compared, how much sound counts: 1 is sound only, 0 is picture only."""
+    folder: Path | None = None
+    """Only files below this folder."""
+    name: str | None = None
+    """Only files that are named so, as '*.mov' or, with a slash, whose path is so, as '*/2024/*'."""
+    after: str | None = None
+    """Only files last changed on this day (2026-01-31) or later."""
+    before: str | None = None
+    """Only files last changed before this day."""
+    longer: float | None = None
+    """Only files of at least so many seconds."""
+    shorter: float | None = None
+    """Only files of less than so many seconds."""
+    status: tuple[Literal["ok", "sound_only", "picture_only", "partial"], ...] = ()
+    """Only files of these kinds."""
     top: int = 10
-    """How many hits."""
+    """How many hits a page has."""
+    page: int = 1
+    """Which page of hits."""
+    at_least: float | None = None
+    """Only hits with this score; without one, nothing is printed and the exit code is 0 all the same."""
     json: bool = False
-    """Print the hits as JSON."""
+    """Print the hits as JSON, as --format json does."""
+    format: Literal["tsv", "json", "csv", "m3u", "edl", "otio"] = "tsv"
+    """A table, a playlist, or a timeline for an editing program (CMX3600, OpenTimelineIO)."""
+    out: Path | None = None
+    """A file for the hits, instead of printing them."""
+    cut: Path | None = None
+    """A new folder for a clip of every hit, packets as they are: it begins at the keyframe before, and says where."""
+    exact: bool = False
+    """Encode the clips of --cut anew, so that they begin exactly where the moment does."""
+    sheet: Path | None = None
+    """A PNG file for a contact sheet: a frame of every hit, with file, time and score."""
 
     def run(self) -> None:
-        """Searches and prints the hits, best first."""
+        """Searches and prints the hits, best first, or writes them."""
+        from lookhear.cli.handover import give_clips, give_hits, give_sheet
+        from lookhear.search.cut import check_clip_folder
+        from lookhear.search.export import check_new_file
         from lookhear.search.index import Index
 
-        hits = Index(self.index).search(
-            sound=self.sound, picture=self.picture, clip=self.clip, within=self.within, top=self.top
+        if self.json and self.format not in ("tsv", "json"):
+            raise UserError(f"--json and --format {self.format} are two formats; leave one of them out")
+        if self.exact and self.cut is None:
+            raise UserError("--exact says how clips are cut; name a folder for them with --cut")
+        index = Index(self.index)
+        libraries = index.facts.libraries
+        for file in (self.out, self.sheet):  # before the search, which takes longer
+            if file is not None:
+                check_new_file(file)
+        if self.cut is not None:
+            check_clip_folder(self.cut, libraries)
+        hits = self.hits(index)
+        give_hits(hits, format="json" if self.json else self.format, file=self.out)
+        if self.cut is not None and hits:
+            give_clips(hits, self.cut, exact=self.exact, libraries=libraries)
+        if self.sheet is not None and hits:
+            give_sheet(hits, self.sheet)
+
+    def hits(self, index: "Index") -> "list[Hit]":
+        """The hits; where there are none, says so, and what was left out of a query."""
+        request = index.request(
+            sound=self.sound,
+            picture=self.picture,
+            clip=self.clip,
+            like=self.like,
+            not_sound=self.not_sound,
+            not_picture=self.not_picture,
+            not_clip=self.not_clip,
+            not_like=self.not_like,
         )
-        if self.json:
-            print_record([to_dict(hit) for hit in hits], as_json=True)
-        else:
-            print_rows(
-                [
-                    (hit.path, f"{hit.start_seconds:.2f}", f"{hit.end_seconds:.2f}", f"{hit.score:.3f}", hit.matched)
-                    for hit in hits
-                ]
+        for note in request.notes:
+            say(f"lookhear: {note}")
+        where, page = self._where(), self.page
+
+        def find(at_least: float | None) -> "list[Hit]":
+            return index.find(
+                request,
+                within=self.within,
+                balance=self.balance,
+                where=where,
+                top=self.top,
+                page=page,
+                at_least=at_least,
             )
+
+        hits = find(self.at_least)
+        if not hits:
+            below = find(None) if self.at_least is not None else []
+            if below:
+                best = f"the best of page {page} has {below[0].score:.2f}"
+                say(f"nothing here: no moment reaches {self.at_least:g}, {best}")
+            elif page > 1:
+                say(f"nothing here: there is no page {page}")
+            else:
+                say("nothing here: the index has no moment that can be compared and that the filters let pass")
+        return hits
+
+    def _where(self) -> "Where":
+        from lookhear.search.filters import Where, read_date
+
+        return Where(
+            folder=self.folder,
+            name=self.name,
+            after=None if self.after is None else read_date(self.after),
+            before=None if self.before is None else read_date(self.before),
+            longer_seconds=self.longer,
+            shorter_seconds=self.shorter,
+            status=self.status,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

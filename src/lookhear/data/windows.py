@@ -4,7 +4,8 @@ M windows, P pictures a window, S samples, C picture channels (3 x P), H rows, W
 window are the same window of the file's clock. Needs no model, so a decoding process can do all of it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,17 +79,27 @@ class WindowPlan:
         per_span = 1 + max(0, int((self.span_seconds - window) / self.hop_seconds + 1e-6))
         return [self._span(info, starts[first : first + per_span]) for first in range(0, len(starts), per_span)]
 
-    def read(self, media: MediaFile, spans: Sequence[Span]) -> Iterator[tuple[Clip, Windows]]:
-        """Decodes `spans` in one pass: the clip (for its problems and silent spans) and its windows, for each."""
+    def read(self, media: MediaFile, spans: Iterable[Span]) -> Generator[tuple[Clip, Windows], None, None]:
+        """Decodes `spans` in one pass: the clip (for its problems and silent spans) and its windows, for each.
+
+        Spans are drawn as they are needed, about a second of media ahead.
+        """
         config = self.preprocess
+        drawn: deque[Span] = deque()
+
+        def requests() -> Iterator[ClipRequest]:
+            for span in spans:
+                drawn.append(span)
+                yield span.request
+
         clips = media.read(
-            [span.request for span in spans],
+            requests(),
             short_side=self._short_side(media.info),
             sample_rate=config.sample_rate,
             channel=config.channel,
         )
-        for span, clip in zip(spans, clips, strict=True):
-            yield clip, self._cut(media.info, span, clip)
+        for clip in clips:
+            yield clip, self._cut(media.info, drawn.popleft(), clip)
 
     def _span(self, info: MediaInfo, starts: np.ndarray) -> Span:
         config, video = self.preprocess, info.video if self.picture else None

@@ -33,6 +33,10 @@ from lookhear.errors import UserError
 WATCH_SECONDS = 0.05
 # A child must be up and have imported the function within this; slow disks and large imports are not the item's fault.
 START_LIMIT_SECONDS = 120.0
+# What no decoder does to itself, unlike SIGSEGV or SIGABRT.
+_OUTSIDE_SIGNALS = frozenset(
+    int(getattr(signal, name)) for name in ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name)
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,6 +50,8 @@ class Done:
     # the traceback, where an exception that is not a UserError ended the item; for people who debug
     details: str = ""
     seconds: float = 0.0
+    # somebody else stopped the child (an operator, the system for lack of memory): the item may be innocent
+    is_from_outside: bool = False
 
 
 class LimitedPool:
@@ -263,7 +269,14 @@ class _Slot:
         try:
             kind, value = self._exchange("task", task.message)
         except _ChildEndedError:
-            return Done(item=task.item, failure=self._remove_child(), seconds=time.monotonic() - start)
+            ours, child = self._verdict is not None, self._child
+            failure = self._remove_child()
+            return Done(
+                item=task.item,
+                failure=failure,
+                seconds=time.monotonic() - start,
+                is_from_outside=not ours and child is not None and -child.returncode in _OUTSIDE_SIGNALS,
+            )
         except Exception as error:  # the answer cannot be unpickled here, or is not an answer: trust the child no more
             self._remove_child()
             failure, details = _describe(error)

@@ -5,57 +5,68 @@ at a time, ahead of the model, which takes windows of several files in one batch
 has its path, size and time. Bytes that the index knows already (a renamed or copied file, a file that was only
 touched) are recognised by their hash and not decoded.
 
+A file that is large is hashed in this process, before it is decoded: that takes longer than a limit for bad files, and
+reading bytes is safe. A file whose child was stopped from outside, twice, is tried again by the next crawl.
+
 Killed at any moment and run again, it ends in the state that an undisturbed run ends in: see `index.py` for why.
 """
 
+import threading
 import time
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from lookhear.data.manifest import STATUSES
-from lookhear.data.stretch import Decoded, StretchJob, decode_stretch, hash_file, judge
+from lookhear.data.stretch import Decoded, Gathered, StretchJob, decode_stretches, hash_file
 from lookhear.data.windows import Windows, join_windows
 from lookhear.embedder import Embedder, Embeddings, join_embeddings, load
-from lookhear.errors import IndexStateError
-from lookhear.media.probe import find_media
-from lookhear.media.workers import Done, LimitedPool
+from lookhear.errors import ConfigError, IndexStateError
+from lookhear.media.workers import LimitedPool
 from lookhear.progress import Progress, quiet
-from lookhear.search.index import FileRow, Index, MomentRows, create_index
+from lookhear.search.facts import is_index
+from lookhear.search.index import Index, create_index, create_index_beside
+from lookhear.search.summary import CrawlSummary, summarize
+from lookhear.search.survey import WAITING, Look, Seen, Survey, roots_of, stat_of, survey
+from lookhear.search.tables import FileRow, MomentRows
 
 TIME_LIMIT_SECONDS = 300.0
+MEMORY_LIMIT_BYTES = 2 << 30
+# From here on a file is hashed outside the limits of a decoding process.
+_LARGE_BYTES = 256 << 20
 # Finished files are written when there are this many, or their moments are this many, or this much time has passed.
 _WRITE_FILES, _WRITE_MOMENTS, _WRITE_SECONDS = 64, 4096, 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refused:
-    """A file that could not be indexed, and why."""
+class CrawlOptions:
+    """How a crawl goes about it."""
 
-    path: str
-    reason: str
+    workers: int = 2
+    """decoding processes; 0 decodes in this one, without limits"""
+    time_limit_seconds: float = TIME_LIMIT_SECONDS
+    """for the decoding of a stretch of two minutes"""
+    memory_limit_bytes: int = MEMORY_LIMIT_BYTES
+    """of a decoding process"""
+    retry_refused: bool = False
+    """refused files are tried again, whatever the reason was; partial ones are in the index as far as they could be
+    read, and only `forget` makes them be read again"""
+    settle_seconds: float = 0.0
+    """a file that was changed more recently is still being written, and waits"""
 
-
-@dataclass(frozen=True, kw_only=True)
-class CrawlSummary:
-    """What a crawl found and did. Files with the same bytes are counted each."""
-
-    index: str
-    files: int  # found in the folders
-    counts: dict[str, int]  # of them, by status: ok, picture_only, sound_only, partial, refused
-    added: int  # new paths with new bytes
-    changed: int  # known paths with other bytes
-    moved: int  # new paths whose bytes were at a path that is gone
-    copied: int  # new paths whose bytes are elsewhere in the index too
-    deleted: int  # paths that are gone, moved ones left out
-    unchanged: int  # known paths with the same bytes
-    moments: int  # in the whole index
-    seconds: float  # of media in these folders, refused files left out
-    refused: tuple[Refused, ...]  # every refused file, also those that were refused before
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ConfigError(f"{self.workers} decoding processes are not possible; give 0 or more workers")
+        if not self.time_limit_seconds > 0 or not self.memory_limit_bytes > 0:
+            raise ConfigError(
+                f"nothing can be decoded in {self.time_limit_seconds:g} s and {self.memory_limit_bytes} bytes; give "
+                "limits above 0"
+            )
+        if not self.settle_seconds >= 0:
+            raise ConfigError(f"no file is {self.settle_seconds:g} s old; give 0 or more seconds to settle")
 
 
 def index(
@@ -63,137 +74,126 @@ def index(
     *,
     model: "str | Path | Embedder | None" = None,
     index_path: str | Path = "lookhear.index",
+    beside: bool = False,
     workers: int = 2,
     hop_seconds: float | None = None,
     time_limit_seconds: float = TIME_LIMIT_SECONDS,
+    memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
+    retry_refused: bool = False,
+    settle_seconds: float = 0.0,
     progress: Progress = quiet,
 ) -> CrawlSummary:
     """Makes the index at `index_path`, or brings it up to date with `folders`; other folders in it stay as they are.
 
     `model` is a checkpoint, a run folder or an Embedder; an index that exists remembers its own, and its hop.
-    `time_limit_seconds` is for the decoding of a stretch of two minutes; `workers=0` decodes in this process, without
-    limits. Every file found has a row in the end, refused ones with a reason. A folder that cannot be listed has one
-    too, and the rows of what was in it stay.
+    `beside` takes another model or hop for an index that exists: a new index of all its folders (and `folders`) is made
+    beside it, which searches do not see, and takes its place when it is complete; killed and run again it goes on. The
+    other settings are those of `CrawlOptions`. Every file found has a row in the end, refused ones with a reason. A
+    folder that cannot be listed has one too, and the rows of what was in it stay.
 
-    Raises IndexStateError for a folder that is not there, for one that had media and now has none (a disk that is not
-    mounted looks so), for another model or hop than the index has, and while another process writes to it.
+    Raises ConfigError for settings that cannot be, IndexStateError for a folder that is not there, for one that had
+    media and now has none (a disk that is not mounted looks so), for another model or hop than the index has, and while
+    another process writes to it.
     """
-    roots = _roots(folders)
-    target = _open(Path(index_path), model, hop_seconds)
-    embedder = target.embedder()
-    with target.writing():
-        survey = _survey(target, roots)
-        if embedder.path is not None:
-            target.record_model(embedder.path)
-        target.add_libraries(str(root) for root in roots)
-        crawl = _Crawl(target, embedder, survey, progress)
-        with LimitedPool(workers, time_limit_seconds=time_limit_seconds) as pool:
-            crawl.run(pool)
-        target.remove_files(survey.gone)
+    options = CrawlOptions(
+        workers=workers,
+        time_limit_seconds=time_limit_seconds,
+        memory_limit_bytes=memory_limit_bytes,
+        retry_refused=retry_refused,
+        settle_seconds=settle_seconds,
+    )
+    path = Path(index_path)
+    if not beside:
+        roots = roots_of(folders)
+        return crawl(open_index(path, model, hop_seconds), roots, options, progress=progress)
+    old = Index(path)
+    with old.writing():
+        roots = roots_of([*folders, *old.facts.libraries])
+        embedder = old.embedder() if model is None else model if isinstance(model, Embedder) else load(model)
+        hop = old.facts.hop_seconds if hop_seconds is None and model is None else hop_seconds
+        if embedder.fingerprint == old.facts.fingerprint and hop in (None, old.facts.hop_seconds):
+            raise IndexStateError(
+                f"{path} is of this very model and hop already; leave --beside out to bring it up to date"
+            )
+        target = create_index_beside(path, embedder, hop_seconds=hop)
         target.remove_orphans()
-        if survey.todo or survey.gone:
-            target.compact()
-    return _summary(target, roots, survey)
+        return _crawl(target, roots, options, replaces=old, progress=progress)
 
 
-# ---- what there is to do
+def crawl(
+    target: Index,
+    roots: Sequence[Path],
+    options: CrawlOptions,
+    *,
+    before: Look | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Progress = quiet,
+) -> CrawlSummary:
+    """Brings `target` up to date with the folders `roots` (`survey.roots_of`).
+
+    `before`: what an earlier look found; what is new or changed since then waits. Once `stop` says so, what is complete
+    is written and the rest is left.
+    """
+    embedder = target.embedder()  # not while others wait to write
+    with target.writing():
+        target.check_model(embedder)  # until now another process could put an index of another model in its place
+        return _crawl(target, roots, options, before=before, stop=stop, progress=progress)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Seen:
-    """A file as the walk found it."""
+def _crawl(
+    target: Index,
+    roots: Sequence[Path],
+    options: CrawlOptions,
+    *,
+    replaces: Index | None = None,
+    before: Look | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Progress,
+) -> CrawlSummary:
+    """`crawl`, by the process that holds the right to write. `replaces`: in whose place `target` is put in the end."""
+    embedder = target.embedder()
+    found = survey(
+        target,
+        roots,
+        retry_refused=options.retry_refused,
+        settle_seconds=options.settle_seconds,
+        before=before,
+        guard=replaces,
+    )
+    if embedder.path is not None:
+        target.record_model(embedder.path)
+    target.add_libraries(str(root) for root in roots)
+    crawling = _Crawl(target, embedder, found, progress, stop, retry_refused=options.retry_refused)
+    with LimitedPool(
+        options.workers,
+        time_limit_seconds=options.time_limit_seconds,
+        memory_limit_bytes=options.memory_limit_bytes,
+    ) as pool:
+        crawling.run(pool)
+    if crawling.left:  # what is gone may be among these, under a new name
+        found = replace(found, gone=())
+    target.remove_files(found.gone)
+    target.remove_orphans()
+    if found.todo or found.gone:
+        target.compact()
+    if replaces is not None and not crawling.left:
+        target.switch()
+    return summarize(target, roots, found, crawling.left)
 
-    library: str
-    path: str  # relative to the library
-    full_path: Path
-    size_bytes: int
-    mtime_ns: int
-    problem: str = ""  # why it must not be opened
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Survey:
-    known: tuple[FileRow, ...]  # all rows that the index had, of other libraries too
-    todo: tuple[_Seen, ...]
-    gone: tuple[FileRow, ...]
-
-
-def _roots(folders: Sequence[str | Path]) -> list[Path]:
-    if isinstance(folders, (str, Path)) or not folders:
-        raise IndexStateError("no folder to index; name one or several")
-    for folder in folders:
-        if not Path(folder).is_dir():
-            what = "is a file, not a folder" if Path(folder).exists() else "does not exist"
-            raise IndexStateError(f"{folder} {what}; nothing was changed in the index")
-    return sorted({Path(folder).resolve() for folder in folders})
-
-
-def _open(path: Path, model: "str | Path | Embedder | None", hop_seconds: float | None) -> Index:
-    if (path / "index.json").exists():
+def open_index(path: Path, model: "str | Path | Embedder | None", hop_seconds: float | None) -> Index:
+    """The index at `path`, made if there is none. Raises IndexStateError for another hop than it has."""
+    if is_index(path):
         target = Index(path, model=model)
         if hop_seconds is not None and abs(hop_seconds - target.facts.hop_seconds) > 1e-9:
             raise IndexStateError(
-                f"{path} has a moment every {target.facts.hop_seconds:g} s, not every {hop_seconds:g} s; "
-                "leave the hop out, or make another index (--index DIR)"
+                f"{path} has a moment every {target.facts.hop_seconds:g} s, not every {hop_seconds:g} s; leave the hop "
+                "out, make another index (--index DIR), or with --beside one that replaces it when it is done"
             )
         return target
     if model is None:
         raise IndexStateError(f"there is no index at {path} yet; say with --model which checkpoint is to make it")
     return create_index(path, model if isinstance(model, Embedder) else load(model), hop_seconds=hop_seconds)
-
-
-def _survey(target: Index, roots: Sequence[Path]) -> _Survey:
-    known = {(row.library, row.path): row for row in target.files()}
-    todo, found, unlisted = [], set(), []
-    for root in roots:
-        for entry in find_media(root):
-            key = (str(root), entry.path.relative_to(root).as_posix())
-            found.add(key)
-            if entry.is_unlisted:
-                unlisted.append(key)
-            size, mtime = (0, 0) if entry.problem else _stat(entry.path)
-            row = known.get(key)
-            # A file whose bytes could not even be read is tried again: permissions change without a trace.
-            if row is None or (row.size_bytes, row.mtime_ns) != (size, mtime) or not row.file_id or entry.problem:
-                todo.append(
-                    _Seen(
-                        library=key[0],
-                        path=key[1],
-                        full_path=entry.path,
-                        size_bytes=size,
-                        mtime_ns=mtime,
-                        problem=entry.problem,
-                    )
-                )
-    _check_not_emptied(target, roots, known.values(), {library for library, _ in found})
-    libraries = {str(root) for root in roots}
-    gone = []
-    for key, row in known.items():
-        # Nobody can say that a file in a folder that cannot be listed is gone.
-        is_hidden = any(key[0] == library and key[1].startswith(f"{folder}/") for library, folder in unlisted)
-        if key[0] in libraries and key not in found and not is_hidden:
-            gone.append(row)
-    return _Survey(known=tuple(known.values()), todo=tuple(todo), gone=tuple(gone))
-
-
-def _check_not_emptied(target: Index, roots: Sequence[Path], known: Iterable[FileRow], found: set[str]) -> None:
-    """Raises IndexStateError if every file of a library is gone: it is likelier that its disk is not mounted."""
-    num_known = Counter(row.library for row in known if row.status != "refused")
-    for root in roots:
-        if str(root) not in found and num_known[str(root)]:
-            raise IndexStateError(
-                f"{root} holds no media, but {target.path} knows files in it ({num_known[str(root)]}); nothing was "
-                f"changed in the index: mount the disk again if it is not, or delete {target.path} to start anew"
-            )
-
-
-def _stat(path: Path) -> tuple[int, int]:
-    """Size and modification time; zeros where the file does not say."""
-    try:
-        status = path.stat()
-    except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
 
 
 # ---- in this process
@@ -203,14 +203,14 @@ def _stat(path: Path) -> tuple[int, int]:
 class _Progressing:
     """A file of which not all stretches are embedded."""
 
-    seen: _Seen
-    first: Decoded | None = None
+    seen: Seen
+    gathered: Gathered = field(default_factory=Gathered)
     num_left: int = 1  # stretches that are not back yet
     file_id: str = ""
-    problems: list[str] = field(default_factory=list)
-    num_pictures_lost: int = 0
     parts: list[Embeddings] = field(default_factory=list)
     num_waiting: int = 0  # parts that are not embedded yet
+    doubt: str = ""  # why what is known of it says nothing about the file
+    is_done: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -225,17 +225,28 @@ class _Waiting:
 class _Crawl:
     """Takes decoded stretches, embeds their windows in batches over files, and writes files that are complete."""
 
-    def __init__(self, target: Index, embedder: Embedder, survey: _Survey, progress: Progress) -> None:
+    def __init__(
+        self,
+        target: Index,
+        embedder: Embedder,
+        survey: Survey,
+        progress: Progress,
+        stop: Callable[[], bool],
+        *,
+        retry_refused: bool,
+    ) -> None:
         self._index = target
         self._embedder = embedder
         self._progress = progress
+        self._stop = stop
         self._plan = embedder.plan(hop_seconds=target.facts.hop_seconds)
         self._files = [_Progressing(seen=seen) for seen in survey.todo]
-        self._known = {row.file_id: row for row in survey.known if row.file_id}
+        believed = [row for row in survey.known if row.file_id and not (retry_refused and row.status == "refused")]
+        self._known = {row.file_id: row for row in believed}
         self._ids_of_size: dict[int, set[str]] = {}
-        for row in survey.known:
-            if row.file_id:
-                self._ids_of_size.setdefault(row.size_bytes, set()).add(row.file_id)
+        for row in believed:
+            self._ids_of_size.setdefault(row.size_bytes, set()).add(row.file_id)
+        self._hashing = _Hashing(self._files)
         self._queue: deque[StretchJob] = deque()
         self._waiting: list[_Waiting] = []
         self._rows: list[FileRow] = []
@@ -243,23 +254,36 @@ class _Crawl:
         self._last_write = time.monotonic()
         self._num_done = 0
 
+    @property
+    def left(self) -> tuple[Seen, ...]:
+        """The files that have no row because the crawl was stopped."""
+        return tuple(file.seen for file in self._files if not file.is_done)
+
     def run(self, pool: LimitedPool) -> None:
-        """Until every file of the survey has its row."""
+        """Until every file of the survey has its row, or until it is stopped."""
         self._progress(0, len(self._files), "")
         for rank, file in enumerate(self._files):
             if file.seen.problem:
-                self._add_row(file, _row(file, "refused", file.seen.problem))
+                status = WAITING if file.seen.is_waiting else "refused"
+                self._add_row(file, _row(file, status, file.seen.problem))
             else:
                 self._queue.append(self._job(rank, 0))
-        while self._queue:  # a long file queues its further stretches when the first is back
-            for done in pool.map(decode_stretch, self._drain()):
-                self._take(done)
+        with self._hashing:
+            while self._queue and not self._stop():  # a long file queues its further stretches when the first is back
+                for job, decoded in decode_stretches(pool, self._drain()):
+                    self._take(job, decoded)
+                    if self._stop():
+                        break
         self._embed(0)
         self._write(0)
 
     def _drain(self) -> Iterator[StretchJob]:
-        while self._queue:
-            yield self._queue.popleft()
+        while self._queue and not self._stop():
+            job = self._queue.popleft()
+            if job.stretch == 0 and not job.file_id:
+                job = replace(job, file_id=self._hashing.result(job.rank, self._stop))
+                self._files[job.rank].file_id = job.file_id
+            yield job
 
     def _job(self, rank: int, stretch: int) -> StretchJob:
         seen = self._files[rank].seen
@@ -271,28 +295,19 @@ class _Crawl:
             known_ids=frozenset(self._ids_of_size.get(seen.size_bytes, ())),
         )
 
-    def _take(self, done: Done) -> None:
-        job: StretchJob = done.item
+    def _take(self, job: StretchJob, decoded: Decoded) -> None:
         file = self._files[job.rank]
-        if done.failure is not None:
-            decoded = Decoded(refusal=done.failure)
-            if job.stretch == 0:  # it was read far enough to end its process: only other bytes are worth another try
-                file.file_id = hash_file(job.path)
-        else:
-            assert isinstance(done.value, Decoded)
-            decoded = done.value
+        if decoded.is_innocent:
+            file.doubt = f"{decoded.refusal}; the next crawl tries it again"
+        elif job.stretch == 0:
+            # Where its process ended it was read far enough: only other bytes are worth another try.
+            file.file_id = file.file_id or decoded.file_id or hash_file(job.path)
         if job.stretch == 0:
-            file.first = decoded
-            file.file_id = file.file_id or decoded.file_id
             further = max(0, decoded.num_stretches - 1)
             file.num_left += further
             self._queue.extendleft(self._job(job.rank, number) for number in range(further, 0, -1))
-        elif decoded.refusal:
-            file.problems.append(decoded.refusal)
         file.num_left -= 1
-        file.problems += decoded.problems
-        file.num_pictures_lost += decoded.num_pictures_lost
-        for windows in decoded.windows:
+        for windows in file.gathered.take(decoded):
             self._waiting.append(_Waiting(file=file, place=len(file.parts), windows=windows))
             file.parts.append(_NOT_YET)
             file.num_waiting += 1
@@ -322,16 +337,19 @@ class _Crawl:
 
     def _finish(self, file: _Progressing) -> None:
         """Turns a complete file into its row and moments."""
-        if file.num_left or file.num_waiting or file.first is None:
+        if file.num_left or file.num_waiting or file.is_done:
             return
         known = self._known.get(file.file_id)
         if known is not None:
             row = _row(file, known.status, known.reason, seconds=known.seconds, num_moments=known.num_moments)
         else:
             row = self._new_row(file)
-            if _stat(file.seen.full_path) != (file.seen.size_bytes, file.seen.mtime_ns):
-                # What was decoded is not what was hashed. The next run finds another size or time.
-                row = _row(file, "refused", "it was changed while it was read; index again", file_id="")
+            if file.doubt:
+                row = _row(file, "refused", file.doubt, file_id="")
+            elif stat_of(file.seen.full_path) != (file.seen.size_bytes, file.seen.mtime_ns):
+                # What was decoded is not what was hashed. The next run finds another size or time, or no file.
+                what = "changed" if file.seen.full_path.exists() else "deleted"
+                row = _row(file, "refused", f"it was {what} while it was read; index again", file_id="")
             elif row.file_id:
                 self._known[row.file_id] = row
                 self._moments += [] if row.status == "refused" else [_moments(row.file_id, file.parts, self._width)]
@@ -339,7 +357,7 @@ class _Crawl:
 
     def _add_row(self, file: _Progressing, row: FileRow) -> None:
         self._rows.append(row)
-        file.parts, file.first = [], None  # counted once
+        file.parts, file.gathered, file.is_done = [], Gathered(), True  # counted once, and no more in memory
         self._num_done += 1
         self._progress(self._num_done, len(self._files), file.seen.path)
 
@@ -348,20 +366,13 @@ class _Crawl:
         return self._index.facts.embedding_width
 
     def _new_row(self, file: _Progressing) -> FileRow:
-        first = file.first
+        first, verdict = file.gathered.first, file.gathered.verdict()
         assert first is not None
-        has_sound = any(part.has_audio.any() for part in file.parts)
-        has_picture = any(part.has_visual.any() for part in file.parts)
-        verdict = judge(
-            first,
-            problems=file.problems,
-            num_pictures_lost=file.num_pictures_lost,
-            has_sound=has_sound,
-            has_picture=has_picture,
-        )
+        present = sum(int((part.has_audio | part.has_visual).sum()) for part in file.parts)
         if verdict.status == "refused":
             return _row(file, verdict.status, verdict.reason)
-        present = sum(int((part.has_audio | part.has_visual).sum()) for part in file.parts)
+        if not present:
+            return _row(file, "refused", "the model embeds neither its sound nor its picture")
         return _row(file, verdict.status, verdict.reason, seconds=first.seconds, num_moments=present)
 
     def _write_if_due(self) -> None:
@@ -374,6 +385,36 @@ class _Crawl:
             self._index.write(self._rows, self._moments)
             self._rows, self._moments = [], []
             self._last_write = time.monotonic()
+
+
+class _Hashing:
+    """Hashes the large files ahead, one at a time, in a thread of this process; a context manager that ends it."""
+
+    def __init__(self, files: Sequence[_Progressing]) -> None:
+        self._unwanted = threading.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="lookhear-hash")
+        self._ids: dict[int, Future[str]] = {}
+        for rank, file in enumerate(files):
+            if file.seen.size_bytes >= _LARGE_BYTES and not file.seen.problem:
+                self._ids[rank] = self._thread.submit(hash_file, file.seen.full_path, is_unwanted=self._unwanted.is_set)
+
+    def __enter__(self) -> "_Hashing":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._unwanted.set()
+        self._thread.shutdown(cancel_futures=True)
+
+    def result(self, rank: int, stop: Callable[[], bool]) -> str:
+        """The id of a large file, empty of another one or where `stop` says that it is not wanted any more."""
+        if rank not in self._ids:
+            return ""
+        while not stop():
+            try:
+                return self._ids[rank].result(timeout=0.5)
+            except TimeoutError:
+                continue
+        return ""
 
 
 _NOT_YET = Embeddings(start_seconds=np.zeros(0), end_seconds=np.zeros(0), audio=None, visual=None)
@@ -412,48 +453,4 @@ def _moments(file_id: str, parts: Sequence[Embeddings], width: int) -> MomentRow
         end_seconds=whole.end_seconds[present],
         audio=(nothing if whole.audio is None else whole.audio)[present],
         visual=(nothing if whole.visual is None else whole.visual)[present],
-    )
-
-
-# ---- the end
-
-_Change = Literal["added", "changed", "moved", "copied", "unchanged"]
-
-
-def _summary(target: Index, roots: Iterable[Path], survey: _Survey) -> CrawlSummary:
-    libraries = {str(root) for root in roots}
-    status = target.status()
-    rows = [row for row in status.files if row.library in libraries]
-    before = {(row.library, row.path): row for row in survey.known}
-    gone_ids = {row.file_id for row in survey.gone if row.file_id}
-    known_ids = {row.file_id for row in survey.known if row.file_id}
-    changes: dict[_Change, int] = dict.fromkeys(("added", "changed", "moved", "copied", "unchanged"), 0)
-    taken: set[str] = set()
-    for row in rows:
-        old = before.get((row.library, row.path))
-        change: _Change
-        if old is not None:
-            change = "unchanged" if old.file_id == row.file_id else "changed"
-        elif row.file_id in gone_ids - taken:
-            change = "moved"
-            taken.add(row.file_id)
-        elif row.file_id in known_ids:
-            change = "copied"
-        else:
-            change = "added"
-        if row.file_id and old is None:
-            known_ids.add(row.file_id)
-        changes[change] += 1
-    counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
-    for row in rows:
-        counts[row.status] += 1
-    return CrawlSummary(
-        index=str(target.path),
-        files=len(rows),
-        counts=counts,
-        **changes,
-        deleted=len(survey.gone) - len(taken),
-        moments=status.moments,
-        seconds=sum(row.seconds for row in rows if row.status != "refused"),
-        refused=tuple(Refused(path=str(row.full_path), reason=row.reason) for row in rows if row.status == "refused"),
     )

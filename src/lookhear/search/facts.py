@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from lookhear.errors import ConfigError, IndexStateError
 
 FORMAT = 1
 _FACTS_NAME = "index.json"
+_NEXT_NAME = "index.next.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,20 +37,23 @@ class IndexFacts:
     """E"""
     libraries: tuple[str, ...] = ()
     """the folders that were indexed, as absolute paths"""
+    tables: str = "tables"
+    """the folder of the tables, inside the index"""
 
 
-def read_facts(path: Path) -> IndexFacts:
-    """What index.json of the index at `path` says.
+def read_facts(path: Path, *, is_next: bool = False) -> IndexFacts:
+    """What index.json of the index at `path` says, or index.next.json, of an index that is made beside it.
 
     Raises IndexStateError where there is none, or one that this version cannot read.
     """
+    name = _NEXT_NAME if is_next else _FACTS_NAME
     try:
-        data: Any = json.loads((path / _FACTS_NAME).read_text(encoding="utf-8"))
+        data: Any = json.loads((path / name).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         what = f"{path} is not an index" if path.exists() else f"there is no index at {path}"
         raise IndexStateError(f"{what}; make one with `lookhear index FOLDER --model CHECKPOINT`") from None
     except (OSError, ValueError) as error:
-        raise IndexStateError(f"cannot read {path / _FACTS_NAME} ({error}); make the index again") from None
+        raise IndexStateError(f"cannot read {path / name} ({error}); make the index again") from None
     found = data.get("format") if isinstance(data, dict) else None
     if found != FORMAT:
         raise IndexStateError(
@@ -57,27 +63,80 @@ def read_facts(path: Path) -> IndexFacts:
     try:
         return from_dict(IndexFacts, data)
     except ConfigError as error:
-        raise IndexStateError(f"{path / _FACTS_NAME} is damaged ({error}); make the index again") from None
+        raise IndexStateError(f"{path / name} is damaged ({error}); make the index again") from None
 
 
-def write_facts(path: Path, facts: IndexFacts) -> None:
+def write_facts(path: Path, facts: IndexFacts, *, is_next: bool = False) -> None:
     """Writes index.json, whole or not at all. Raises IndexStateError where that is not possible."""
-    new = path / f"{_FACTS_NAME}.{os.getpid()}.tmp"
-    try:
+    name = _NEXT_NAME if is_next else _FACTS_NAME
+    new = path / f"{name}.{os.getpid()}.tmp"
+    with _changing(path):
+        try:
+            new.write_bytes(json.dumps(to_dict(facts), indent=2).encode())
+            new.replace(path / name)
+        finally:
+            with contextlib.suppress(OSError):
+                new.unlink(missing_ok=True)
+
+
+def make_place(path: Path) -> None:
+    """Makes the folder of a new index. Raises IndexStateError unless nothing is there, or an empty folder."""
+    with _changing(path):
+        if path.exists() and not path.is_dir():
+            raise IndexStateError(f"{path} is a file; an index needs a folder (--index DIR)")
+        if path.is_dir() and any(entry.suffix != ".tmp" and entry.name != LOCK_NAME for entry in path.iterdir()):
+            raise IndexStateError(f"{path} is not an index and is not empty; choose another folder (--index DIR)")
         path.mkdir(parents=True, exist_ok=True)
-        new.write_bytes(json.dumps(to_dict(facts), indent=2).encode())
-        new.replace(path / _FACTS_NAME)
+
+
+def is_index(path: Path) -> bool:
+    """Whether there is an index at `path`, of whatever format."""
+    return (path / _FACTS_NAME).exists()
+
+
+def has_next(path: Path) -> bool:
+    """Whether another index is being made beside this one."""
+    return (path / _NEXT_NAME).exists()
+
+
+def switch_to_next(path: Path) -> None:
+    """Makes the index that was made beside this one the index, in one step."""
+    with _changing(path):
+        (path / _NEXT_NAME).replace(path / _FACTS_NAME)
+
+
+def drop_next(path: Path) -> None:
+    """Gives up the index that was made beside this one; its tables go with `drop_strays`."""
+    with _changing(path):
+        (path / _NEXT_NAME).unlink(missing_ok=True)
+
+
+def drop_tables(path: Path, name: str) -> None:
+    """Deletes the folder `name` of tables that no facts name any more."""
+    try:
+        shutil.rmtree(path / name)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            new.unlink(missing_ok=True)
         raise IndexStateError(
-            f"cannot write {path}: {error.strerror or error}; mend that or choose another folder (--index DIR)"
+            f"cannot delete {path / name}: {error.strerror or error}; the index does not use it any more, but what was "
+            "in it is still on the disk: delete the folder"
         ) from None
 
 
-def check_place(path: Path) -> None:
-    """Raises IndexStateError unless a new index can be made at `path`: nothing there, or an empty folder."""
-    if path.exists() and not path.is_dir():
-        raise IndexStateError(f"{path} is a file; an index needs a folder (--index DIR)")
-    if path.is_dir() and any(entry.suffix != ".tmp" and entry.name != LOCK_NAME for entry in path.iterdir()):
-        raise IndexStateError(f"{path} is not an index and is not empty; choose another folder (--index DIR)")
+def drop_strays(path: Path) -> None:
+    """Deletes the tables that no facts name: those that were replaced, or left behind by a killed process."""
+    named = {read_facts(path).tables}
+    if has_next(path):
+        named.add(read_facts(path, is_next=True).tables)
+    for folder in path.glob("tables*"):
+        if folder.name not in named and folder.is_dir():
+            shutil.rmtree(folder, ignore_errors=True)  # what cannot go now goes the next time
+
+
+@contextlib.contextmanager
+def _changing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise IndexStateError(
+            f"cannot write {path}: {error.strerror or error}; mend that or choose another folder (--index DIR)"
+        ) from None

@@ -1,75 +1,60 @@
 """`Index`: the moments of a library on disk, and the model that made them.
 
     lookhear.index/
-      index.json       format, model, fingerprint, preprocessing, window, hop, libraries: one atomic file
+      index.json       format, model, fingerprint, preprocessing, window, hop, libraries, tables: one atomic file
+      index.next.json  the same of an index by another model that is being made beside it
       writing.lock     held by the process that writes
       tables/          LanceDB: `files`, a row for every media file found; `moments`, a row for every model window
 
 A file's id is the sha256 of its bytes, and moments belong to an id, not to a path: a renamed or copied file needs no
 decoding. Moments are written before the rows that name their id, and a row changes in one commit, so whatever is
 killed, every row that is there has all its moments. Moments that no row names are invisible, and the next writer
-deletes them.
-
-This is the only file that imports LanceDB (and its pyarrow), when a table is first touched.
+deletes them. Tables are replaced as a whole (by those of another model, or to take every trace of a file off the disk)
+by writing index.json with the name of the new ones; an `Index` that is open notices.
 """
 
 import contextlib
-import datetime
-import hashlib
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
-import torch
 
 from lookhear.config import to_dict
 from lookhear.data.lock import only_writer
 from lookhear.errors import IndexStateError
 from lookhear.search.calibration import Calibration, calibrate
-from lookhear.search.facts import FORMAT, IndexFacts, check_place, read_facts, write_facts
+from lookhear.search.facts import (
+    FORMAT,
+    IndexFacts,
+    drop_next,
+    drop_strays,
+    drop_tables,
+    has_next,
+    is_index,
+    make_place,
+    read_facts,
+    switch_to_next,
+    write_facts,
+)
 from lookhear.search.library import Library, LibraryFile, Modality
+from lookhear.search.tables import FileRow, MomentRows, Tables
 
 if TYPE_CHECKING:
     from lookhear.embedder import Embedder
+    from lookhear.search.examples import Media, Moment, Request
+    from lookhear.search.filters import Where
     from lookhear.search.query import Hit, Within
 
-# Older versions of the tables are kept this long for processes that are still reading them.
-KEEP_VERSIONS = datetime.timedelta(hours=1)
-_IDS_A_DELETE = 500
+__all__ = ["FileRow", "Index", "IndexStatus", "MomentRows", "create_index", "create_index_beside"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileRow:
-    """One media file of a library, whatever became of it."""
-
-    library: str  # the folder that was indexed
-    path: str  # relative to it, with forward slashes
-    file_id: str  # of its bytes; empty where they could not be read
-    size_bytes: int
-    mtime_ns: int
-    status: str  # ok, picture_only, sound_only, partial or refused, as in a manifest
-    reason: str
-    seconds: float  # from the start of its first track to the end of its last
-    num_moments: int
-
-    @property
-    def full_path(self) -> Path:
-        """Where the file lies on this machine."""
-        return Path(self.library, self.path)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class MomentRows:
-    """All moments of one content."""
-
-    file_id: str
-    start_seconds: np.ndarray  # float64 (M,)
-    end_seconds: np.ndarray  # float64 (M,)
-    audio: np.ndarray  # float32 (M, E), NaN rows where there is no sound
-    visual: np.ndarray  # float32 (M, E), NaN rows where there is no picture
+# One for every shape of query that was asked: queries by files of many lengths have many.
+_MAX_CALIBRATIONS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +79,19 @@ class Index:
     Raises IndexStateError where there is no index, or one of a newer format.
     """
 
-    def __init__(self, path: str | Path, *, model: "str | Path | Embedder | None" = None) -> None:
-        """`model` is used for queries; without it the checkpoint that index.json names."""
+    def __init__(
+        self, path: str | Path, *, model: "str | Path | Embedder | None" = None, is_next: bool = False
+    ) -> None:
+        """`model` is used for queries; without it the checkpoint that index.json names.
+
+        `is_next` is the index that is being made beside it (`create_index_beside`).
+        """
         self.path = Path(path)
-        self.facts = read_facts(self.path)
+        self.facts = read_facts(self.path, is_next=is_next)
+        self._is_next = is_next
         self._model = model
         self._embedder: Embedder | None = None
-        self._tables = _Tables(self.path / "tables", self.facts.embedding_width)
+        self._tables = self._tables_of(self.facts)
         self._library: tuple[tuple[int, int], Library] | None = None
         self._calibrations: dict[tuple[Any, ...], Calibration] = {}
         self._lock = threading.Lock()
@@ -113,11 +104,12 @@ class Index:
 
     def status(self) -> IndexStatus:
         """Counts and rows as they are now."""
+        self.refresh()
         files = self.files()
         counts: dict[str, int] = {}
         for row in files:
             counts[row.status] = counts.get(row.status, 0) + 1
-        facts = read_facts(self.path)
+        facts = self.facts
         return IndexStatus(
             path=str(self.path),
             model=facts.model,
@@ -132,8 +124,35 @@ class Index:
             files=tuple(files),
         )
 
+    def refresh(self) -> None:
+        """Follows index.json: another process may have added libraries or replaced the tables."""
+        facts = read_facts(self.path, is_next=self._is_next)
+        with self._lock:
+            before, self.facts = self.facts, facts
+            if facts.tables != before.tables:
+                self._tables = self._tables_of(facts)
+                self._library = None
+            if facts.fingerprint != before.fingerprint:
+                # A model that was given for the index of before is not the model of this one.
+                self._embedder = self._model = None
+
     def library(self) -> Library:
         """All moments in memory; read again only when the tables have changed."""
+        self.refresh()
+        while True:
+            tables = self._tables
+            try:
+                library = self._current_library()
+            except Exception:  # whatever the database makes of tables that were replaced while they were read
+                self.refresh()
+                if self._tables is tables:
+                    raise
+            else:
+                self.refresh()  # tables that were replaced just before they were opened look empty
+                if self._tables is tables:
+                    return library
+
+    def _current_library(self) -> Library:
         with self._lock:
             version = self._tables.version()
             if self._library is None or self._library[0] != version:
@@ -144,26 +163,107 @@ class Index:
     def search(
         self,
         *,
-        sound: str | Path | None = None,
-        picture: str | Path | None = None,
-        clip: str | Path | None = None,
+        sound: "Media" = None,
+        picture: "Media" = None,
+        clip: "Media" = None,
+        like: "Moment" = None,
+        not_sound: "Media" = None,
+        not_picture: "Media" = None,
+        not_clip: "Media" = None,
+        not_like: "Moment" = None,
         within: "Within" = "both",
         balance: float = 0.5,
+        where: "Where | None" = None,
         top: int = 10,
+        page: int = 1,
+        at_least: float | None = None,
     ) -> "list[Hit]":
-        """The moments that match one sound, picture or clip best (see `query.find_moments`).
+        """The moments that match the examples best, best first: `request`, then `find`.
 
-        Raises MediaError for a query that cannot be read, IndexStateError where the index's model has changed.
+        What had to be cut off a query is said in a warning. Raises MediaError for a query that cannot be read,
+        IndexStateError for a moment that the index does not have, or where its model has changed.
         """
-        from lookhear.search.query import find_moments, make_query
+        request = self.request(
+            sound=sound,
+            picture=picture,
+            clip=clip,
+            like=like,
+            not_sound=not_sound,
+            not_picture=not_picture,
+            not_clip=not_clip,
+            not_like=not_like,
+        )
+        for note in request.notes:
+            warnings.warn(note, stacklevel=2)
+        return self.find(request, within=within, balance=balance, where=where, top=top, page=page, at_least=at_least)
 
-        query = make_query(self.embedder(), sound=sound, picture=picture, clip=clip, hop_seconds=self.facts.hop_seconds)
+    def request(
+        self,
+        *,
+        sound: "Media" = None,
+        picture: "Media" = None,
+        clip: "Media" = None,
+        like: "Moment" = None,
+        not_sound: "Media" = None,
+        not_picture: "Media" = None,
+        not_clip: "Media" = None,
+        not_like: "Moment" = None,
+    ) -> "Request":
+        """What is looked for, ready to be found in one page after another.
+
+        Each is a file or several: sounds, pictures, clips (sound and picture together), and `like` moments of indexed
+        files (`"FILE@12.5"`, `"FILE@12.5-14"` or a `Hit`), whose stored vectors are used. The `not_` ones are
+        counter-examples. Raises as `search` does.
+        """
+        from lookhear.search.examples import make_request
+
+        self.refresh()
+        return make_request(
+            self.embedder,
+            self.library,
+            self.facts,
+            {"sound": sound, "picture": picture, "clip": clip, "like": like},
+            {"sound": not_sound, "picture": not_picture, "clip": not_clip, "like": not_like},
+        )
+
+    def find(
+        self,
+        request: "Request",
+        *,
+        within: "Within" = "both",
+        balance: float = 0.5,
+        where: "Where | None" = None,
+        top: int = 10,
+        page: int = 1,
+        at_least: float | None = None,
+    ) -> "list[Hit]":
+        """Page number `page` (from 1) of `top` hits each, best first; none where no hit's score is `at_least`.
+
+        `within` says what of the library is compared, `balance` how much its sound counts beside its pictures
+        (`query.find_moments`), `where` which of its files. Raises IndexStateError where the model of the index is no
+        longer the one that made the request.
+        """
+        from lookhear.search.query import find_moments
+
         library = self.library()
+        if request.fingerprint != self.facts.fingerprint:
+            raise IndexStateError(f"{self.path} is now of another model than this request was made with; make it again")
 
         def calibrated(asked: Modality, searched: Modality, offset_seconds: np.ndarray) -> Calibration:
             return self._calibration(library, asked, searched, offset_seconds)
 
-        return find_moments(library, query, calibrated, within=within, balance=balance, top=top)
+        return find_moments(
+            library,
+            request.examples,
+            calibrated,
+            against=request.counter_examples,
+            within=within,
+            balance=balance,
+            where=where,
+            top=top,
+            page=page,
+            at_least=at_least,
+        )
 
     def embedder(self) -> "Embedder":
         """The model of this index, loaded when first asked for."""
@@ -193,7 +293,7 @@ class Index:
             raise IndexStateError(
                 f"{self.path} was made by another model: its vectors have the fingerprint {ours[:12]} "
                 f"({self.facts.model}), this model has {theirs[:12]}; use the model that made it, "
-                "or make another index (--index DIR) with this one"
+                "make another index (--index DIR) with this one, or with --beside one that replaces it when it is done"
             )
 
     def _calibration(
@@ -205,6 +305,8 @@ class Index:
         if known is None:
             known = calibrate(library, asked, searched, offset_seconds)
             with self._lock:
+                while len(self._calibrations) >= _MAX_CALIBRATIONS:
+                    del self._calibrations[next(iter(self._calibrations))]  # the oldest
                 self._calibrations[key] = known
         return known
 
@@ -216,12 +318,25 @@ class Index:
                 by_id.setdefault(row.file_id, []).append(row)
         contents = []
         for file_id, rows in by_id.items():
-            paths = sorted(row.full_path for row in rows)
-            contents.append(LibraryFile(file_id=file_id, path=paths[0], copies=tuple(paths[1:]), status=rows[0].status))
+            rows.sort(key=lambda row: row.full_path)
+            first, *copies = (row.full_path for row in rows)
+            contents.append(
+                LibraryFile(
+                    file_id=file_id,
+                    path=first,
+                    copies=tuple(copies),
+                    status=rows[0].status,
+                    seconds=rows[0].seconds,
+                    modified=tuple(row.mtime_ns / 1e9 for row in rows),
+                )
+            )
         contents.sort(key=lambda content: content.path)
         return self._tables.library(
             tuple(contents), window_seconds=self.facts.window_seconds, hop_seconds=self.facts.hop_seconds
         )
+
+    def _tables_of(self, facts: IndexFacts) -> Tables:
+        return Tables(self.path / facts.tables, facts.embedding_width)
 
     # ---- writing; only inside `with index.writing()`
 
@@ -232,6 +347,8 @@ class Index:
         Raises IndexStateError while another process has it.
         """
         with only_writer(self.path, IndexStateError):
+            drop_strays(self.path)
+            self.refresh()
             self.remove_orphans()
             yield
 
@@ -239,15 +356,17 @@ class Index:
         """Remembers more folders."""
         libraries = tuple(sorted({*self.facts.libraries, *folders}))
         if libraries != self.facts.libraries:
-            self.facts = replace(self.facts, libraries=libraries)
-            write_facts(self.path, self.facts)
+            self._change(libraries=libraries)
 
     def record_model(self, path: Path) -> None:
         """Remembers where the checkpoint is now."""
         place = str(path.resolve())
         if place != self.facts.model:
-            self.facts = replace(self.facts, model=place)
-            write_facts(self.path, self.facts)
+            self._change(model=place)
+
+    def _change(self, **changes: Any) -> None:
+        self.facts = replace(self.facts, **changes)
+        write_facts(self.path, self.facts, is_next=self._is_next)
 
     def write(self, rows: Sequence[FileRow], moments: Sequence[MomentRows] = ()) -> None:
         """Adds moments, then adds or replaces rows (by library and path) in one commit."""
@@ -268,14 +387,64 @@ class Index:
         """Joins small fragments and drops versions that nobody can still be reading."""
         self._tables.compact()
 
+    def erase(self, rows: Sequence[FileRow], folders: Iterable[str] = ()) -> None:
+        """Takes rows and what only they name off the disk, and forgets folders: the other rows are copied into new
+        tables, which take the place of the old ones in one step.
+
+        Another process that is reading must open the old tables anew; an `Index` does so with its next search.
+        """
+        old = self.facts.tables
+        gone = set(folders)
+        libraries = tuple(name for name in self.facts.libraries if name not in gone)
+        facts = replace(self.facts, tables=f"tables-{uuid4().hex[:8]}", libraries=libraries)
+        new = self._tables_of(facts)
+        erased = {(row.library, row.path) for row in rows}
+        self._tables.copy_to(new, [row for row in self.files() if (row.library, row.path) not in erased])
+        write_facts(self.path, facts, is_next=self._is_next)
+        self.refresh()
+        drop_tables(self.path, old)
+
+    def switch(self) -> None:
+        """Puts this index, which was made beside another, in the place of that one, whose tables are deleted."""
+        switch_to_next(self.path)
+        self._is_next = False
+        drop_strays(self.path)
+
 
 def create_index(path: str | Path, embedder: "Embedder", *, hop_seconds: float | None = None) -> Index:
     """A new, empty index for one model; `hop_seconds` None is half a window.
 
-    Raises IndexStateError if something else lies at `path` already, or it cannot be written.
+    Raises IndexStateError if something lies at `path` already, or it cannot be written.
     """
     path = Path(path)
-    check_place(path)
+    facts = _new_facts(embedder, hop_seconds)
+    make_place(path)
+    with only_writer(path, IndexStateError):
+        if is_index(path):
+            raise IndexStateError(f"another process has just made an index at {path}; run the same command again")
+        write_facts(path, facts)
+    return Index(path, model=embedder)
+
+
+def create_index_beside(path: str | Path, embedder: "Embedder", *, hop_seconds: float | None = None) -> Index:
+    """An index by another model inside the folder of one that exists; `Index.switch` puts it in its place.
+
+    One that was begun with the same model and hop goes on, another one is given up. Only inside `writing` of the one
+    that exists.
+    """
+    path = Path(path)
+    facts = _new_facts(embedder, hop_seconds, tables=f"tables-{uuid4().hex[:8]}")
+    if has_next(path):
+        begun = read_facts(path, is_next=True)
+        same = (facts.fingerprint, facts.hop_seconds) == (begun.fingerprint, begun.hop_seconds)
+        if same:
+            return Index(path, model=embedder, is_next=True)
+        drop_next(path)
+    write_facts(path, facts, is_next=True)
+    return Index(path, model=embedder, is_next=True)
+
+
+def _new_facts(embedder: "Embedder", hop_seconds: float | None, *, tables: str = "tables") -> IndexFacts:
     config = embedder.preprocess.config
     hop = config.window_seconds / 2 if hop_seconds is None else hop_seconds
     if not 0.0 < hop <= config.window_seconds:
@@ -283,7 +452,7 @@ def create_index(path: str | Path, embedder: "Embedder", *, hop_seconds: float |
             f"a hop of {hop:g} s is not possible; it must be above 0 "
             f"and at most one window, {config.window_seconds:g} s"
         )
-    facts = IndexFacts(
+    return IndexFacts(
         format=FORMAT,
         model=str(embedder.path.resolve()) if embedder.path is not None else "",
         fingerprint=embedder.fingerprint,
@@ -291,180 +460,5 @@ def create_index(path: str | Path, embedder: "Embedder", *, hop_seconds: float |
         window_seconds=config.window_seconds,
         hop_seconds=hop,
         embedding_width=embedder.embedding_width,
+        tables=tables,
     )
-    write_facts(path, facts)
-    return Index(path, model=embedder)
-
-
-class _Tables:
-    """The two LanceDB tables. They are made when first touched, and every read sees the latest commit."""
-
-    def __init__(self, path: Path, width: int) -> None:
-        self._path = path
-        self._width = width
-        self._opened: tuple[Any, Any] | None = None
-        self._lock = threading.Lock()
-
-    def _open(self) -> tuple[Any, Any]:
-        import lancedb
-        import pyarrow as pa
-
-        with self._lock:
-            if self._opened is None:
-                connection = lancedb.connect(str(self._path), read_consistency_interval=datetime.timedelta(0))
-                vector = pa.list_(pa.float32(), self._width)
-                files = pa.schema(
-                    [
-                        ("row_id", pa.string()),
-                        ("library", pa.string()),
-                        ("path", pa.string()),
-                        ("file_id", pa.string()),
-                        ("size_bytes", pa.int64()),
-                        ("mtime_ns", pa.int64()),
-                        ("status", pa.string()),
-                        ("reason", pa.string()),
-                        ("seconds", pa.float64()),
-                        ("num_moments", pa.int64()),
-                    ]
-                )
-                moments = pa.schema(
-                    [
-                        ("moment_id", pa.string()),
-                        ("file_id", pa.string()),
-                        ("start_seconds", pa.float64()),
-                        ("end_seconds", pa.float64()),
-                        ("audio", vector),
-                        ("visual", vector),
-                    ]
-                )
-                self._opened = (
-                    connection.create_table("files", schema=files, exist_ok=True),
-                    connection.create_table("moments", schema=moments, exist_ok=True),
-                )
-            return self._opened
-
-    def version(self) -> tuple[int, int]:
-        files, moments = self._open()
-        return int(files.version), int(moments.version)
-
-    def files(self) -> list[FileRow]:
-        table, _ = self._open()
-        rows = []
-        for values in table.to_arrow().drop_columns(["row_id"]).to_pylist():
-            text = {name: _from_text(values[name]) for name in ("library", "path", "reason")}
-            rows.append(FileRow(**(values | text)))
-        return sorted(rows, key=lambda row: (row.library, row.path))
-
-    def put_files(self, rows: Sequence[FileRow]) -> None:
-        import pyarrow as pa
-
-        table, _ = self._open()
-        records = []
-        for row in rows:
-            text = {name: _to_text(getattr(row, name)) for name in ("library", "path", "reason")}
-            records.append(asdict(row) | text | {"row_id": _row_id(row)})
-        new = pa.Table.from_pylist(records, schema=table.schema)
-        table.merge_insert("row_id").when_matched_update_all().when_not_matched_insert_all().execute(new)
-
-    def delete_files(self, rows: Sequence[FileRow]) -> None:
-        table, _ = self._open()
-        _delete(table, "row_id", [_row_id(row) for row in rows])
-
-    def add_moments(self, parts: Sequence[MomentRows]) -> None:
-        import pyarrow as pa
-
-        if not parts:
-            return
-        _, table = self._open()
-        ids = [f"{part.file_id}@{start:.3f}" for part in parts for start in part.start_seconds]
-        owners = [part.file_id for part in parts for _ in part.start_seconds]
-        vectors = []
-        for modality in ("audio", "visual"):
-            rows = np.concatenate([getattr(part, modality) for part in parts]).astype(np.float32)
-            missing = pa.array(np.isnan(rows[:, 0]))
-            flat = pa.array(np.nan_to_num(rows).reshape(-1))
-            vectors.append(pa.FixedSizeListArray.from_arrays(flat, self._width, mask=missing))
-        columns = [
-            pa.array(ids),
-            pa.array(owners),
-            pa.array(np.concatenate([part.start_seconds for part in parts])),
-            pa.array(np.concatenate([part.end_seconds for part in parts])),
-            *vectors,
-        ]
-        table.add(pa.Table.from_arrays(columns, schema=table.schema))
-
-    def delete_moments(self, file_ids: Sequence[str]) -> None:
-        _, table = self._open()
-        _delete(table, "file_id", file_ids)
-
-    def moment_file_ids(self) -> set[str]:
-        _, table = self._open()
-        return set(table.search().select(["file_id"]).to_arrow().column("file_id").unique().to_pylist())
-
-    def compact(self) -> None:
-        for table in self._open():
-            table.optimize(cleanup_older_than=KEEP_VERSIONS)
-
-    def library(self, contents: tuple[LibraryFile, ...], *, window_seconds: float, hop_seconds: float) -> Library:
-        _, table = self._open()
-        data = table.to_arrow()
-        ranks = {content.file_id: rank for rank, content in enumerate(contents)}
-        rank = np.array([ranks.get(file_id, -1) for file_id in data.column("file_id").to_pylist()], np.int64)
-        start = data.column("start_seconds").to_numpy()
-        order = np.lexsort((start, rank))
-        order = order[np.searchsorted(rank[order], 0) :]  # without the moments that no row names
-        audio, visual = (self._vectors(data.column(name), order) for name in ("audio", "visual"))
-        return Library(
-            files=contents,
-            file_rank=rank[order],
-            start_seconds=start[order],
-            end_seconds=data.column("end_seconds").to_numpy()[order],
-            audio=audio.vectors,
-            visual=visual.vectors,
-            has_audio=audio.present,
-            has_visual=visual.present,
-            window_seconds=window_seconds,
-            hop_seconds=hop_seconds,
-        )
-
-    def _vectors(self, column: Any, order: np.ndarray) -> "_Vectors":
-        parts = [np.zeros((0, self._width), np.float32)]
-        present = [np.zeros(0, bool)]
-        for chunk in column.chunks:
-            first = chunk.offset * self._width
-            values = chunk.values[first : first + len(chunk) * self._width]
-            parts.append(values.to_numpy(zero_copy_only=False).reshape(-1, self._width))
-            present.append(chunk.is_valid().to_numpy(zero_copy_only=False))
-        has = np.concatenate(present)[order]
-        vectors = np.concatenate(parts)[order]
-        vectors[~has] = 0.0
-        return _Vectors(vectors=torch.from_numpy(vectors), present=has)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Vectors:
-    vectors: torch.Tensor  # float32 (M, E)
-    present: np.ndarray  # bool (M,)
-
-
-def _delete(table: Any, column: str, ids: Sequence[str]) -> None:
-    for first in range(0, len(ids), _IDS_A_DELETE):
-        quoted = ", ".join(f"'{name}'" for name in ids[first : first + _IDS_A_DELETE])  # hexadecimal digits only
-        table.delete(f"{column} IN ({quoted})")
-
-
-def _row_id(row: FileRow) -> str:
-    return hashlib.sha256(f"{row.library}\0{row.path}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
-def _to_text(name: str) -> str:
-    """`name` as valid Unicode: a file name may hold bytes that are not UTF-8, which Python shows as lone surrogates."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return "\0" + name.encode("utf-8", "surrogatepass").hex()  # no file name has a NUL
-    return name
-
-
-def _from_text(text: str) -> str:
-    return bytes.fromhex(text[1:]).decode("utf-8", "surrogatepass") if text.startswith("\0") else text

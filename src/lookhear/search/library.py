@@ -4,7 +4,8 @@ M moments, F files, C alignments, K windows of a query, E embedding width. Momen
 files in the order of their path. An alignment says "the query starts at this second of this file".
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,8 @@ from torch import Tensor
 Modality = Literal["sound", "picture"]
 # Limits the memory of a search to this many numbers a moment.
 _WINDOWS_AT_ONCE = 16
+# What `Alignments` remember of where a query's windows fall: at most so many numbers.
+_MAX_REMEMBERED = 1 << 25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,13 @@ class LibraryFile:
     path: Path
     copies: tuple[Path, ...] = ()
     status: str = "ok"
+    seconds: float = 0.0  # from the start of its first track to the end of its last
+    modified: tuple[float, ...] = ()  # of `path` and of each copy: seconds since 1970; empty where it is not known
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """Where these bytes lie."""
+        return (self.path, *self.copies)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -108,6 +118,8 @@ class Alignments:
 
     file_rank: np.ndarray  # int64 (C,)
     start_seconds: np.ndarray  # float64 (C,): on the file's clock; may lie before the file begins
+    # By offset, what `follow` found: all phases of a query and both modalities ask for the same few.
+    _followed: dict[float, np.ndarray] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.file_rank)
@@ -131,10 +143,17 @@ def alignments_of(library: Library, longest_offset_seconds: float) -> Alignments
 
 
 def follow(library: Library, alignments: Alignments, offset_seconds: float) -> np.ndarray:
-    """int64 (C,): the moment that lies `offset_seconds` after each alignment, or -1."""
+    """int32 (C,): the moment that lies `offset_seconds` after each alignment, or -1."""
+    known = alignments._followed.get(offset_seconds)
+    if known is not None:
+        return known
     if offset_seconds == 0.0 and alignments.start_seconds is library.start_seconds:
-        return np.arange(len(library))
-    return library.nearest(alignments.file_rank, alignments.start_seconds + offset_seconds)
+        found = np.arange(len(library), dtype=np.int32)
+    else:
+        found = library.nearest(alignments.file_rank, alignments.start_seconds + offset_seconds).astype(np.int32)
+    if (len(alignments._followed) + 1) * len(alignments) <= _MAX_REMEMBERED:
+        alignments._followed[offset_seconds] = found
+    return found
 
 
 def sequence_similarity(
@@ -153,19 +172,39 @@ def sequence_similarity(
     falls on no moment (beyond the file's ends, or where this modality is missing) counts as `neutral`, so that two
     matched windows out of two are worth more than one out of two.
     """
-    total = np.zeros(len(alignments), np.float32)
-    matched = np.zeros(len(alignments), np.int64)
+    return next(sequence_similarities(library, alignments, modality, [(vectors, offset_seconds, neutral)]))
+
+
+def sequence_similarities(
+    library: Library,
+    alignments: Alignments,
+    modality: Modality,
+    sequences: Iterable[tuple[Tensor, np.ndarray, float]],
+) -> Iterator[np.ndarray]:
+    """`sequence_similarity` of several (vectors, offset_seconds, neutral), in their order.
+
+    The library's vectors are read once for every few windows, whichever sequence these belong to.
+    """
     has = library.has(modality)
-    with torch.inference_mode():
-        for first in range(0, len(vectors), _WINDOWS_AT_ONCE):
-            cosines = (vectors[first : first + _WINDOWS_AT_ONCE] @ library.vectors(modality).T).numpy()
-            for cosine, offset in zip(cosines, offset_seconds[first : first + _WINDOWS_AT_ONCE], strict=True):
-                moment = follow(library, alignments, float(offset))
-                present = (moment >= 0) & has[moment]
-                total += np.where(present, cosine[moment], np.float32(neutral))
-                matched += present
-    mean = total / np.float32(len(offset_seconds))
-    return np.where(matched > 0, mean, np.float32(np.nan))
+    windows = [
+        (vector, float(offset), neutral, len(vectors))
+        for vectors, offsets, neutral in sequences
+        for vector, offset in zip(vectors, offsets, strict=True)
+    ]
+    total, matched, num_done = np.zeros(len(alignments), np.float32), np.zeros(len(alignments), np.int64), 0
+    for first in range(0, len(windows), _WINDOWS_AT_ONCE):
+        some = windows[first : first + _WINDOWS_AT_ONCE]
+        with torch.inference_mode():
+            cosines = (torch.stack([window[0] for window in some]) @ library.vectors(modality).T).numpy()
+        for cosine, (_, offset, neutral, count) in zip(cosines, some, strict=True):
+            moment = follow(library, alignments, offset)
+            present = (moment >= 0) & has[moment]
+            total += np.where(present, cosine[moment], np.float32(neutral))
+            matched += present
+            num_done += 1
+            if num_done == count:
+                yield np.where(matched > 0, total / np.float32(count), np.float32(np.nan))
+                total, matched, num_done = np.zeros_like(total), np.zeros_like(matched), 0
 
 
 @dataclass(frozen=True, kw_only=True)

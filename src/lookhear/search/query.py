@@ -7,12 +7,19 @@ the other one. Cosines become surprise (`calibration.py`), the pieces are combin
 The moments of the library lie on a grid of one hop, and a query may begin anywhere between two of them. So its windows
 are cut in several phases, fractions of a hop apart, and the phase that fits best counts: it compares windows that lie
 almost at the same place, and its peak is as exact. A short query has the most phases, for it needs them most.
+
+Of several examples every one says how well each moment matches, when the middle of the example is laid on the middle of
+the moment, and their scores are averaged: by p1, ..., pn of n examples, however they depend on each other, a random
+pair is as surprising at most e times as often as the mean says (Vovk and Wang 2020, geometric mean), and an example
+that is given twice changes nothing. A counter-example takes away what it matches better than a median pair does.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Several
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -21,17 +28,25 @@ from torch import Tensor
 from lookhear.embedder import Embedder, Embeddings
 from lookhear.errors import IndexStateError, MediaError
 from lookhear.media.probe import probe
-from lookhear.search.calibration import Calibration, combined_surprise
+from lookhear.search.calibration import NEUTRAL_SURPRISE, Calibration, combined_surprise
+from lookhear.search.filters import Where, narrowed
 from lookhear.search.library import (
     Alignments,
     Library,
+    LibraryFile,
     Modality,
+    Span,
     alignments_of,
     merge_alignments,
-    sequence_similarity,
+    sequence_similarities,
 )
 
+if TYPE_CHECKING:
+    import pandas
+
 Within = Literal["sound", "picture", "both"]
+# Of a longer file only the beginning is a query.
+MAX_QUERY_SECONDS = 120.0
 # A longer query is compared by this many of its windows (in each phase), evenly spread.
 MAX_QUERY_WINDOWS = 32
 # Phases are as many as this number of windows of the query allows, and not nearer than a spectrogram frame.
@@ -80,12 +95,23 @@ class Phase:
         return self.sound if modality == "sound" else self.picture
 
 
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where in the library a query comes from."""
+
+    file_id: str
+    start_seconds: float
+    end_seconds: float
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Query:
-    """What is looked for."""
+    """One example of what is looked for."""
 
     phases: tuple[Phase, ...]
     span_seconds: float  # what the query covers of a file, at least one window
+    note: str = ""  # what of the file was left out
+    place: Place | None = None  # of an example that is a moment of the library, which is no answer to itself
 
 
 # Gives the calibration of (query modality, library modality, offsets); an index keeps those that it has made.
@@ -103,7 +129,8 @@ def make_query(
     """The query of one media file.
 
     Raises IndexStateError unless exactly one is given, MediaError for a file that cannot be read or lacks what is
-    asked of it. A clip that has only sound or only picture is a query by that one.
+    asked of it. A clip that has only sound or only picture is a query by that one. Of a file longer than
+    `MAX_QUERY_SECONDS` the beginning is the query, and its note says so.
     """
     given = [name for name, value in (("sound", sound), ("picture", picture), ("clip", clip)) if value is not None]
     if len(given) != 1:
@@ -118,15 +145,22 @@ def make_query(
     path = sound if sound is not None else clip
     assert path is not None
     info = probe(path)
-    num_phases = _num_phases(info.end_seconds - info.start_seconds, embedder.window_seconds, hop_seconds)
+    seconds, end, note = info.end_seconds - info.start_seconds, None, ""
+    if seconds > MAX_QUERY_SECONDS:
+        end = info.start_seconds + MAX_QUERY_SECONDS
+        note = (
+            f"'{path}' lasts {seconds:.0f} s, which is more than a query of {MAX_QUERY_SECONDS:.0f} s: "
+            "only its beginning is searched for; cut out the part that matters"
+        )
+    num_phases = _num_phases(min(seconds, MAX_QUERY_SECONDS), embedder.window_seconds, hop_seconds)
     embed = embedder.embed_sound if sound is not None else embedder.embed
-    embeddings = embed(path, hop_seconds=hop_seconds / num_phases)
+    embeddings = embed(path, hop_seconds=hop_seconds / num_phases, end_seconds=end)
     phases = _phases(embeddings, num_phases, hop_seconds / num_phases)
     if not phases:
         what = "sound" if sound is not None else "sound and no picture"
         raise MediaError(f"'{path}' has no {what} to search by; give another file")
     length = float(embeddings.end_seconds[-1] - embeddings.start_seconds[0])
-    return Query(phases=phases, span_seconds=max(length, embedder.window_seconds))
+    return Query(phases=phases, span_seconds=max(length, embedder.window_seconds), note=note)
 
 
 def _num_phases(seconds: float, window_seconds: float, hop_seconds: float) -> int:
@@ -163,14 +197,19 @@ def _phases(embeddings: Embeddings, num_phases: int, step: float) -> tuple[Phase
     )
 
 
+def evenly(rows: np.ndarray) -> np.ndarray:
+    """At most `MAX_QUERY_WINDOWS` of `rows`, evenly spread."""
+    if len(rows) <= MAX_QUERY_WINDOWS:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, MAX_QUERY_WINDOWS).round().astype(np.int64)]
+
+
 def _sequence(
     vectors: np.ndarray | None, start_seconds: np.ndarray, chosen: np.ndarray, origin: float
 ) -> Sequence | None:
     if vectors is None:
         return None
-    present = chosen[~np.isnan(vectors[chosen, 0])]
-    if len(present) > MAX_QUERY_WINDOWS:
-        present = present[np.linspace(0, len(present) - 1, MAX_QUERY_WINDOWS).round().astype(np.int64)]
+    present = evenly(chosen[~np.isnan(vectors[chosen, 0])])
     if not len(present):
         return None
     # Whole milliseconds, so that phases of the same shape share a calibration.
@@ -202,55 +241,147 @@ class _Match:
 _MATCHED: tuple[Literal["sound", "picture", "both"], ...] = ("sound", "picture", "both")
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Asking:
+    """What a search compares, and how."""
+
+    library: Library
+    calibrate: Calibrate
+    modalities: tuple[Modality, ...]  # of the library
+    balance: float
+
+
 def find_moments(
     library: Library,
-    query: Query,
+    query: Query | Several[Query],
     calibrate: Calibrate,
     *,
+    against: Several[Query] = (),
     within: Within = "both",
     balance: float = 0.5,
+    where: Where | None = None,
     top: int = 10,
+    page: int = 1,
+    at_least: float | None = None,
 ) -> list[Hit]:
-    """The best `top` hits, best first; equal ones in the order of path and start. An empty library has none.
+    """Page number `page` of `top` hits each, best first; equal ones in the order of path and start.
 
-    `within` says what of the library is compared. `balance`, 0 to 1, is the share of the library's sound in the score
-    where both are: 1 leaves its pictures out, 0 its sound.
+    `query` is one example or several, `against` are counter-examples; what is more like one of these than like the
+    examples is no hit. `within` says what of the library is compared. `balance`, 0 to 1, is the share of the library's
+    sound in the score where both are: 1 leaves its pictures out, 0 its sound. `where` says which files are searched. A
+    hit has a score of `at_least`; an empty library has none.
     """
     if within not in ("sound", "picture", "both"):
         raise IndexStateError(f"'{within}' cannot be searched; within is sound, picture or both")
     if not 0.0 <= balance <= 1.0:
         raise IndexStateError(f"balance is {balance}; it must be from 0 (picture only) to 1 (sound only)")
-    if top < 1:
-        raise IndexStateError(f"top is {top}; ask for at least one hit")
+    if top < 1 or page < 1:
+        raise IndexStateError(f"top is {top} and page {page}; ask for at least one hit, and pages from 1 on")
     if not len(library):
         return []
-    parts = [part for phase in query.phases for part in (phase.sound, phase.picture) if part is not None]
-    alignments = alignments_of(library, max(float(part.offset_seconds[-1]) for part in parts))
+    examples = [query] if isinstance(query, Query) else list(query)
+    files, passes = narrowed(library.files, where)
     modalities: tuple[Modality, ...] = ("sound", "picture") if within == "both" else (within,)
+    asking = _Asking(library=library, calibrate=calibrate, modalities=modalities, balance=balance)
+    if len(examples) == 1 and not against:
+        file_rank, match, span = _anywhere(asking, examples[0])
+    else:
+        file_rank, match, span = _on_moments(asking, examples, against)
+    hidden = ~passes[file_rank]
+    for place in (each.place for each in (*examples, *against) if each.place is not None):
+        own = np.array([file.file_id == place.file_id for file in library.files])[file_rank]
+        hidden |= own & (match.start_seconds < place.end_seconds) & (match.start_seconds + span > place.start_seconds)
+    match = replace(match, score=np.where(hidden, np.nan, match.score))
+    alignments = Alignments(file_rank=file_rank, start_seconds=match.start_seconds)
+    spans = merge_alignments(library, alignments, match.score, match.cosine, span_seconds=span, top=page * top)
+    hits = [_hit(files[each.file_rank], match, each) for each in spans[(page - 1) * top :]]
+    return [hit for hit in hits if at_least is None or hit.score >= at_least]
+
+
+def _anywhere(asking: _Asking, query: Query) -> "tuple[np.ndarray, _Match, float]":
+    """The file of every alignment, what the query makes of it, and how long it is."""
+    parts = [part for phase in query.phases for part in (phase.sound, phase.picture) if part is not None]
+    alignments = alignments_of(asking.library, max(float(part.offset_seconds[-1]) for part in parts))
     best: _Match | None = None
-    for phase in query.phases:
-        evidence = [_evidence(library, alignments, phase, modality, calibrate) for modality in modalities]
-        match = _match(alignments.start_seconds - phase.start_seconds, evidence, balance)
+    for phase, evidence in zip(query.phases, _evidence(asking, alignments, query.phases), strict=True):
+        match = _match(alignments.start_seconds - phase.start_seconds, evidence, asking.balance)
         best = match if best is None else _better(best, match)
     assert best is not None
-    placed = Alignments(file_rank=alignments.file_rank, start_seconds=best.start_seconds)
-    return _hits(library, placed, best, query.span_seconds, top)
+    return alignments.file_rank, best, query.span_seconds
 
 
-def _evidence(
-    library: Library, alignments: Alignments, phase: Phase, searched: Modality, calibrate: Calibrate
-) -> _Evidence:
-    asked = searched
-    sequence = phase.sequence(searched)
-    if sequence is None:
-        asked = "picture" if searched == "sound" else "sound"
-        sequence = phase.sequence(asked)
-    assert sequence is not None
-    calibration = calibrate(asked, searched, sequence.offset_seconds)
-    cosine = sequence_similarity(
-        library, alignments, searched, sequence.vectors, sequence.offset_seconds, neutral=calibration.mean
+def _on_moments(
+    asking: _Asking, examples: Several[Query], against: Several[Query]
+) -> "tuple[np.ndarray, _Match, float]":
+    """The same for several examples: every alignment is a moment of the library, of which the middle counts."""
+    library = asking.library
+    middle = (library.start_seconds + library.end_seconds) / 2
+    span = min(query.span_seconds for query in examples)
+    found = [_around(asking, query, middle) for query in examples]
+    score = np.stack([each.score for each in found])
+    nothing = np.isnan(score).all(axis=0)
+    told = np.where(np.isnan(score), NEUTRAL_SURPRISE, score)
+    mean = np.where(nothing, np.nan, told.mean(axis=0))
+    best = np.nan_to_num(score, nan=-1.0).argmax(axis=0)
+    columns = np.arange(len(library))
+    if against:
+        less = np.max([np.nan_to_num(_around(asking, query, middle).score) for query in against], axis=0)
+        mean = np.where(
+            (less > NEUTRAL_SURPRISE) & (less >= mean), np.nan, mean - np.maximum(less - NEUTRAL_SURPRISE, 0)
+        )
+    return (
+        library.file_rank,
+        _Match(
+            start_seconds=middle - span / 2,
+            score=mean,
+            cosine=np.stack([each.cosine for each in found])[best, columns],
+            matched=np.stack([each.matched for each in found])[best, columns],
+        ),
+        span,
     )
-    return _Evidence(modality=searched, cosine=cosine, surprise=calibration.surprise(cosine), weight=calibration.weight)
+
+
+def _around(asking: _Asking, query: Query, middle: np.ndarray) -> "_Match":
+    """What `query` makes of the places around `middle` (M,), of one moment each, in its best phase."""
+    start = middle - query.span_seconds / 2
+    best: _Match | None = None
+    for phase in query.phases:
+        alignments = Alignments(file_rank=asking.library.file_rank, start_seconds=start + phase.start_seconds)
+        match = _match(start, next(_evidence(asking, alignments, [phase])), asking.balance)
+        best = match if best is None else _better(best, match)
+    assert best is not None
+    return best
+
+
+def _evidence(asking: _Asking, alignments: Alignments, phases: Several[Phase]) -> Iterator[list[_Evidence]]:
+    """For each phase what each library modality says."""
+    told = []
+    for searched in asking.modalities:
+        calibrations, sequences = [], []
+        for phase in phases:
+            asked, sequence = searched, phase.sequence(searched)
+            if sequence is None:
+                asked = "picture" if searched == "sound" else "sound"
+                sequence = phase.sequence(asked)
+            assert sequence is not None
+            calibration = asking.calibrate(asked, searched, sequence.offset_seconds)
+            calibrations.append(calibration)
+            sequences.append((sequence.vectors, sequence.offset_seconds, calibration.mean))
+        cosines = sequence_similarities(asking.library, alignments, searched, sequences)
+        told.append((searched, calibrations, cosines))
+    for number in range(len(phases)):
+        evidence = []
+        for searched, calibrations, cosines in told:
+            cosine, calibration = next(cosines), calibrations[number]
+            evidence.append(
+                _Evidence(
+                    modality=searched,
+                    cosine=cosine,
+                    surprise=calibration.surprise(cosine),
+                    weight=calibration.weight,
+                )
+            )
+        yield evidence
 
 
 def _match(start_seconds: np.ndarray, evidence: list[_Evidence], balance: float) -> _Match:
@@ -286,22 +417,31 @@ def _better(one: _Match, other: _Match) -> _Match:
     )
 
 
-def _hits(library: Library, alignments: Alignments, match: _Match, span_seconds: float, top: int) -> list[Hit]:
-    spans = merge_alignments(library, alignments, match.score, match.cosine, span_seconds=span_seconds, top=top)
-    hits = []
-    for span in spans:
-        file = library.files[span.file_rank]
-        hits.append(
-            Hit(
-                path=str(file.path),
-                start_seconds=span.start_seconds,
-                end_seconds=span.end_seconds,
-                peak_seconds=span.peak_seconds,
-                score=float(match.score[span.peak]),
-                cosine=float(match.cosine[span.peak]),
-                matched=_MATCHED[int(match.matched[span.peak])],
-                status=file.status,
-                copies=tuple(map(str, file.copies)),
-            )
-        )
-    return hits
+def _hit(file: LibraryFile, match: _Match, span: Span) -> Hit:
+    return Hit(
+        path=str(file.path),
+        start_seconds=span.start_seconds,
+        end_seconds=span.end_seconds,
+        peak_seconds=span.peak_seconds,
+        score=float(match.score[span.peak]),
+        cosine=float(match.cosine[span.peak]),
+        matched=_MATCHED[int(match.matched[span.peak])],
+        status=file.status,
+        copies=tuple(map(str, file.copies)),
+    )
+
+
+def hits_frame(hits: Several[Hit]) -> "pandas.DataFrame":
+    """The hits as a pandas frame, a row each in their order, a column for every field of `Hit`.
+
+    Raises IndexStateError where pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError:
+        raise IndexStateError(
+            "a frame needs pandas, which is not installed; run `python -m pip install 'lookhear[frames]'`"
+        ) from None
+    columns = [field.name for field in dataclasses.fields(Hit)]
+    rows: list[list[Any]] = [[getattr(hit, name) for name in columns] for hit in hits]
+    return pandas.DataFrame(rows, columns=columns)

@@ -7,7 +7,7 @@ shards begin and end together. So a run that was killed and went on writes the s
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,12 @@ from lookhear.data.manifest import STATUSES
 from lookhear.data.preprocess import check_store
 from lookhear.data.sampling import window_starts
 from lookhear.data.store import STORE_NAME, Store
-from lookhear.data.stretch import Decoded, StretchJob, Verdict, decode_stretch, judge
+from lookhear.data.stretch import Decoded, Gathered, StretchJob, Verdict, decode_stretches
 from lookhear.data.windows import WindowPlan, Windows, cut_windows, join_windows
 from lookhear.embedder import Embedder, Part, load
 from lookhear.errors import ConfigError, MediaError, StoreError
 from lookhear.media.probe import find_media
-from lookhear.media.workers import Done, LimitedPool
+from lookhear.media.workers import LimitedPool
 from lookhear.progress import Progress, quiet
 from lookhear.tasks.vectors import Dtype, EmbeddedFile, EmbeddingFacts, ShardWriter, latest, writing
 from lookhear.tasks.windows import read_clip_windows
@@ -175,27 +175,23 @@ class _MediaFiles:
 
     def read(self, pool: LimitedPool, entries: Sequence[_Entry]) -> Iterator[Windows | Verdict]:
         """For each entry its windows, stretch by stretch, and then what became of it."""
-        firsts = pool.map(decode_stretch, (self._job(entry, 0) for entry in entries if not entry.problem))
+        firsts = decode_stretches(pool, (self._job(entry, 0) for entry in entries if not entry.problem))
         for entry in entries:
             if entry.problem:
                 yield Verdict(status="refused", reason=entry.problem)
             else:
-                yield from self._file(pool, entry, next(firsts))
+                yield from self._file(pool, entry, next(firsts)[1])
 
     def _job(self, entry: _Entry, stretch: int) -> StretchJob:
         return StretchJob(rank=0, path=str(entry.full_path), plan=self._plan, stretch=stretch)
 
-    def _file(self, pool: LimitedPool, entry: _Entry, done: Done) -> Iterator[Windows | Verdict]:
-        first = _decoded(done)
-        state = _State()
-        yield from state.take(first)
+    def _file(self, pool: LimitedPool, entry: _Entry, first: Decoded) -> Iterator[Windows | Verdict]:
+        gathered = Gathered()
+        yield from gathered.take(first)
         further = (self._job(entry, number) for number in range(1, first.num_stretches))
-        for more in pool.map(decode_stretch, further):
-            decoded = _decoded(more)
-            if decoded.refusal:
-                state.problems.append(decoded.refusal)
-            yield from state.take(decoded)
-        yield state.verdict(first)
+        for _, decoded in decode_stretches(pool, further):
+            yield from gathered.take(decoded)
+        yield gathered.verdict()
 
 
 class _StoredClips:
@@ -224,38 +220,9 @@ class _StoredClips:
             decoded = Decoded(
                 has_video=stored.has_picture, has_audio=stored.has_sound, windows=(cut_windows(config, clip, starts),)
             )
-            state = _State()
-            yield from state.take(decoded)
-            yield state.verdict(decoded)
-
-
-@dataclass
-class _State:
-    """What the stretches of a file gave so far."""
-
-    problems: list[str] = field(default_factory=list)
-    num_pictures_lost: int = 0
-    has_sound: bool = False
-    has_picture: bool = False
-
-    def take(self, decoded: Decoded) -> Iterator[Windows]:
-        """The windows of a stretch."""
-        self.problems += decoded.problems
-        self.num_pictures_lost += decoded.num_pictures_lost
-        for windows in decoded.windows:
-            self.has_sound |= bool(windows.has_sound.any())
-            self.has_picture |= bool(windows.has_picture.any())
-            yield windows
-
-    def verdict(self, first: Decoded) -> Verdict:
-        """What became of the file."""
-        return judge(
-            first,
-            problems=self.problems,
-            num_pictures_lost=self.num_pictures_lost,
-            has_sound=self.has_sound,
-            has_picture=self.has_picture,
-        )
+            gathered = Gathered()
+            yield from gathered.take(decoded)
+            yield gathered.verdict()
 
 
 def _entry(path: str, full_path: Path, problem: str) -> _Entry:
@@ -268,13 +235,6 @@ def _entry(path: str, full_path: Path, problem: str) -> _Entry:
         else:
             size, mtime = status.st_size, status.st_mtime_ns
     return _Entry(path=path, full_path=full_path, size_bytes=size, mtime_ns=mtime, problem=problem)
-
-
-def _decoded(done: Done) -> Decoded:
-    if done.failure is not None:
-        return Decoded(refusal=done.failure)
-    assert isinstance(done.value, Decoded)
-    return done.value
 
 
 def _is_store(source: Path) -> bool:

@@ -1,0 +1,156 @@
+"""What a crawl has to do: the files that a walk finds, compared with the rows of the index."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lookhear.errors import IndexStateError
+from lookhear.media.probe import find_media
+from lookhear.search.index import FileRow, Index
+
+# The status of a row whose file is left for the next crawl.
+WAITING = "waiting"
+STILL_WRITTEN = "it is still being written; the next crawl reads it"
+# Size and modification time of every file of a walk, by library and path.
+Look = dict[tuple[str, str], tuple[int, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A file as the walk found it."""
+
+    library: str
+    path: str  # relative to the library
+    full_path: Path
+    size_bytes: int
+    mtime_ns: int
+    problem: str = ""  # why it must not be opened
+    is_waiting: bool = False  # that is for now only
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What there is to do."""
+
+    known: tuple[FileRow, ...]  # all rows that the index had, of other libraries too
+    todo: tuple[Seen, ...]
+    gone: tuple[FileRow, ...]
+    waiting: tuple[Seen, ...]  # left for the next crawl; those that have no row yet are in `todo` too, to get one
+
+
+def roots_of(folders: Sequence[str | Path]) -> list[Path]:
+    """The folders as the index names them. Raises IndexStateError for none, or one that is no folder."""
+    if isinstance(folders, (str, Path)) or not folders:
+        raise IndexStateError("no folder to index; name one or several")
+    for folder in folders:
+        if not Path(folder).is_dir():
+            what = "is a file, not a folder" if Path(folder).exists() else "does not exist"
+            raise IndexStateError(f"{folder} {what}; nothing was changed in the index")
+    return sorted({Path(folder).resolve() for folder in folders})
+
+
+def look_at(roots: Sequence[Path]) -> Look:
+    """Every media file below `roots` as it is now. Raises MediaError for a folder that cannot be listed."""
+    return {
+        (str(root), entry.path.relative_to(root).as_posix()): (0, 0) if entry.problem else stat_of(entry.path)
+        for root in roots
+        for entry in find_media(root)
+    }
+
+
+def survey(
+    target: Index,
+    roots: Sequence[Path],
+    *,
+    retry_refused: bool = False,
+    settle_seconds: float = 0.0,
+    before: Look | None = None,
+    guard: Index | None = None,
+) -> Survey:
+    """Compares `roots` with the rows of `target`.
+
+    A new or changed file waits if it was changed less than `settle_seconds` ago, or if it is not as the look `before`
+    found it; a renamed one does not. Raises IndexStateError if every file of a library that `guard` (default: `target`)
+    knows is gone.
+    """
+    known = {(row.library, row.path): row for row in target.files()}
+    settled = {(row.size_bytes, row.mtime_ns) for row in known.values() if row.file_id}
+    todo, waiting, found, unlisted = [], [], set(), []
+    now = time.time()
+    for root in roots:
+        for entry in find_media(root):
+            key = (str(root), entry.path.relative_to(root).as_posix())
+            found.add(key)
+            if entry.is_unlisted:
+                unlisted.append(key)
+            size, mtime = (0, 0) if entry.problem else stat_of(entry.path)
+            row = known.get(key)
+            if row is not None and _is_done(row, (size, mtime), retry_refused) and not entry.problem:
+                continue
+            # A clock that is ahead by more than that (of another machine) is no reason to wait for ever.
+            is_recent = abs(now - mtime / 1e9) < settle_seconds
+            is_unsteady = before is not None and before.get(key) != (size, mtime)
+            # What has the size and time of a known file is that file, under a new name.
+            waits = not entry.problem and (is_recent or is_unsteady) and (size, mtime) not in settled
+            seen = Seen(
+                library=key[0],
+                path=key[1],
+                full_path=entry.path,
+                size_bytes=size,
+                mtime_ns=mtime,
+                problem=STILL_WRITTEN if waits else entry.problem,
+                is_waiting=waits,
+            )
+            if waits:
+                waiting.append(seen)
+            if not waits or row is None:
+                todo.append(seen)
+    guard = guard or target
+    _check_not_emptied(guard, roots, guard.files(), {library for library, _ in found})
+    gone = _gone(known, {str(root) for root in roots}, found, unlisted)
+    return Survey(known=tuple(known.values()), todo=tuple(todo), gone=gone, waiting=tuple(waiting))
+
+
+def _is_done(row: FileRow, size_and_time: tuple[int, int], retry_refused: bool) -> bool:
+    """Whether the row says all that there is to say. A file whose bytes could not even be read is tried again:
+    permissions change without a trace."""
+    is_same = (row.size_bytes, row.mtime_ns) == size_and_time
+    return is_same and bool(row.file_id) and not (retry_refused and row.status == "refused")
+
+
+def _gone(
+    known: Mapping[tuple[str, str], FileRow],
+    libraries: set[str],
+    found: set[tuple[str, str]],
+    unlisted: Sequence[tuple[str, str]],
+) -> tuple[FileRow, ...]:
+    gone = []
+    for key, row in known.items():
+        # Nobody can say that a file in a folder that cannot be listed is gone.
+        is_hidden = any(key[0] == library and key[1].startswith(f"{folder}/") for library, folder in unlisted)
+        if key[0] in libraries and key not in found and not is_hidden:
+            gone.append(row)
+    return tuple(gone)
+
+
+def _check_not_emptied(target: Index, roots: Sequence[Path], known: Iterable[FileRow], found: set[str]) -> None:
+    """Raises IndexStateError if every file of a library is gone: it is likelier that its disk is not mounted."""
+    num_known = Counter(row.library for row in known if row.status not in ("refused", WAITING))
+    for root in roots:
+        if str(root) not in found and num_known[str(root)]:
+            raise IndexStateError(
+                f"{root} holds no media, but {target.path} knows files in it ({num_known[str(root)]}); nothing was "
+                f"changed in the index: mount the disk again if it is not, or take the folder out of the index with "
+                f"`lookhear forget {root} --index {target.path}`"
+            )
+
+
+def stat_of(path: Path) -> tuple[int, int]:
+    """Size and modification time; zeros where the file does not say."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
