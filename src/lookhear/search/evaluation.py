@@ -22,12 +22,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lookhear.embedder import Embedder, Part
+from lookhear.embedder import Embedder, Part, untrained
 from lookhear.errors import MediaError, UserError
 from lookhear.media.decode import read_clip
 from lookhear.media.encode import write_sound, write_video
 from lookhear.media.probe import find_media
-from lookhear.models.checkpoint import MODELS, model_name
 from lookhear.progress import Progress, quiet
 from lookhear.search.crawl import index
 from lookhear.search.index import Index
@@ -207,20 +206,19 @@ class OneFrame(Embedder):
     @classmethod
     def of(cls, model: Embedder) -> "OneFrame":
         """The same weights."""
-        return cls(model.model, model.preprocess, config=model.config, fingerprint=f"one frame of {model.fingerprint}")
+        return cls(
+            model.model,
+            model.preprocess,
+            config=model.config,
+            fingerprint=f"one frame of {model.fingerprint}",
+            device=str(model.device),
+            dtype=model.dtype_name,
+        )
 
     def _embed_frames(self, frames: torch.Tensor, part: Part = "embedding") -> np.ndarray:
         count = self.preprocess.config.frames_per_window
         middle = frames[:, 3 * (count // 2) : 3 * (count // 2) + 3]
         return super()._embed_frames(middle.repeat(1, count, 1, 1), part)
-
-
-def untrained(model: Embedder, seed: int = 0) -> Embedder:
-    """A model of the same configuration with weights that were drawn and never trained."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        fresh = MODELS[model_name(model.model)][1](model.config)
-    return Embedder(fresh, model.preprocess, config=model.config, fingerprint=f"untrained {seed}")
 
 
 def _ask(library: Index, question: Question, piece: Piece, still: int) -> Answer | None:
