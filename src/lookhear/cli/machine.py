@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from lookhear.cli.arguments import Set
+from lookhear.cli.bench_index import BenchIndex
 from lookhear.config import override, to_dict
 from lookhear.console import print_record, print_rows, say, show_progress
 
@@ -46,6 +47,7 @@ class Bench:
     what: tyro.conf.OmitSubcommandPrefixes[
         Annotated[None, tyro.conf.subcommand("feed", description="Decoding and spectrograms.")]
         | Annotated[BenchRetrieval, tyro.conf.subcommand("retrieval")]
+        | Annotated[BenchIndex, tyro.conf.subcommand("index")]
     ] = None
 
     def run(self) -> None:
