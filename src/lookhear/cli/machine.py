@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from lookhear.cli.arguments import Set
+from lookhear.cli.bench_index import BenchIndex
 from lookhear.config import override, to_dict
 from lookhear.console import print_record, print_rows, say, show_progress
 
@@ -115,6 +116,7 @@ class Bench:
         | Annotated[BenchStep, tyro.conf.subcommand("step")]
         | Annotated[BenchLoader, tyro.conf.subcommand("loader")]
         | Annotated[BenchRetrieval, tyro.conf.subcommand("retrieval")]
+        | Annotated[BenchIndex, tyro.conf.subcommand("index")]
     ] = None
 
     def run(self) -> None:
