@@ -53,5 +53,7 @@ def test_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_clip(tmp_path / "clip.mp4", 0, seconds=2.0)
     small = ["audio_frames=48", "picture_height=32", "picture_width=32", "width=32", "heads=2"]
     words = [word for name in [*small, "audio_depth=1", "visual_depth=1"] for word in ("--set", name)]
-    assert cli.main(["bench", "index", "--media", str(tmp_path), "--hop", "0.4", "--workers", "0", "--json", *words]) == 0
+    assert (
+        cli.main(["bench", "index", "--media", str(tmp_path), "--hop", "0.4", "--workers", "0", "--json", *words]) == 0
+    )
     assert json.loads(capsys.readouterr().out)["files"] == 1
