@@ -16,10 +16,10 @@ by writing index.json with the name of the new ones; an `Index` that is open not
 import contextlib
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 import numpy as np
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FileRow", "Index", "IndexStatus", "MomentRows", "create_index", "create_index_beside"]
 
-
+T = TypeVar("T")
 # One for every shape of query that was asked: queries by files of many lengths have many.
 _MAX_CALIBRATIONS = 128
 
@@ -104,8 +104,7 @@ class Index:
 
     def status(self) -> IndexStatus:
         """Counts and rows as they are now."""
-        self.refresh()
-        files = self.files()
+        files = self._steadily(self.files)
         counts: dict[str, int] = {}
         for row in files:
             counts[row.status] = counts.get(row.status, 0) + 1
@@ -138,19 +137,23 @@ class Index:
 
     def library(self) -> Library:
         """All moments in memory; read again only when the tables have changed."""
+        return self._steadily(self._current_library)
+
+    def _steadily(self, read: Callable[[], T]) -> T:
+        """What `read` finds in tables that are not replaced meanwhile."""
         self.refresh()
         while True:
             tables = self._tables
             try:
-                library = self._current_library()
-            except Exception:  # whatever the database makes of tables that were replaced while they were read
+                found = read()
+            except IndexStateError:
                 self.refresh()
                 if self._tables is tables:
                     raise
             else:
                 self.refresh()  # tables that were replaced just before they were opened look empty
                 if self._tables is tables:
-                    return library
+                    return found
 
     def _current_library(self) -> Library:
         with self._lock:
