@@ -112,7 +112,7 @@ def _random_pairs(
     if not len(from_) or not len(to):
         return from_[:0], to[:0]
     left, right = rng.choice(from_, 4 * NUM_PAIRS), rng.choice(to, 4 * NUM_PAIRS)
-    apart = library.file_rank[left] != library.file_rank[right]
+    apart = library.content_rank[left] != library.content_rank[right]
     if not apart.any():
         apart = np.abs(library.start_seconds[left] - library.start_seconds[right]) >= library.window_seconds
     left, right = left[apart][:NUM_PAIRS], right[apart][:NUM_PAIRS]
