@@ -79,16 +79,22 @@ class Moments:
     def _line(self) -> np.ndarray:
         return self._line_origin[self.file_rank] + self.start_seconds
 
+    def at(self, file_rank: np.ndarray, at_seconds: np.ndarray) -> np.ndarray:
+        """int64 (C,): the first moment of each file that starts at a time or later; its last one where none does.
+
+        `at_seconds` is on the file's clock. Every file named must have a moment.
+        """
+        first = self.first[file_rank]
+        after = np.searchsorted(self._line, self._line_origin[file_rank] + at_seconds)
+        return np.clip(after, first, first + self.count[file_rank] - 1)
+
     def nearest(self, file_rank: np.ndarray, at_seconds: np.ndarray) -> np.ndarray:
         """int64 (C,): the moment of each file that starts nearest to a time; -1 if none is within half a hop.
 
         `at_seconds` is on the file's clock. Every file named must have a moment.
         """
-        first = self.first[file_rank]
-        last = first + self.count[file_rank] - 1
-        after = np.searchsorted(self._line, self._line_origin[file_rank] + at_seconds)
-        after = np.clip(after, first, last)
-        before = np.maximum(after - 1, first)
+        after = self.at(file_rank, at_seconds)
+        before = np.maximum(after - 1, self.first[file_rank])
         to_after = np.abs(self.start_seconds[after] - at_seconds)
         to_before = np.abs(self.start_seconds[before] - at_seconds)
         moment = np.where(to_before <= to_after, before, after)
@@ -113,9 +119,12 @@ class Stretches:
     @property
     def rows(self) -> np.ndarray:
         """int64: the moments, ascending."""
-        length = self.end - self.first
-        before = np.cumsum(length) - length
-        return np.arange(int(length.sum())) + np.repeat(self.first - before, length)
+        return runs(self.first, self.end - self.first)
+
+
+def runs(first: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """int64: the numbers of all runs (S,), `count` from `first` on, one run after the other."""
+    return np.arange(int(count.sum())) + np.repeat(first - (np.cumsum(count) - count), count)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

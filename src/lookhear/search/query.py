@@ -200,6 +200,8 @@ class Found:
     spans: list[Span]
     files: list[LibraryFile]  # as they are to be named
     match: "_Match"
+    # Of the longest query, what lies on either side of a span.
+    overhang_seconds: float
 
     def score(self, span: Span) -> float:
         """Of its peak."""
@@ -259,7 +261,7 @@ def find_spans(library: Library, terms: Terms, calibrate: Calibrate) -> Found:
     match = replace(match, score=np.where(hidden, np.nan, match.score))
     alignments = Alignments(file_rank=file_rank, start_seconds=match.start_seconds)
     spans = merge_alignments(library, alignments, match.score, match.cosine, span_seconds=span, top=terms.num_spans)
-    return Found(spans=spans, files=files, match=match)
+    return Found(spans=spans, files=files, match=match, overhang_seconds=overhang)
 
 
 def _anywhere(asking: _Asking) -> "tuple[np.ndarray, _Match, float]":

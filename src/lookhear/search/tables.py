@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from lookhear.search.library import Library, LibraryFile
+from lookhear.search.snapshot import Snapshot, vectors_of
 
 # Older versions of the tables are kept this long for processes that are still reading them.
 KEEP_VERSIONS = datetime.timedelta(hours=1)
@@ -63,12 +63,11 @@ class Tables:
         self._lock = threading.Lock()
 
     def _open(self) -> tuple[Any, Any]:
-        import lancedb
         import pyarrow as pa
 
         with self._lock:
             if self._opened is None:
-                connection = lancedb.connect(str(self._path), read_consistency_interval=datetime.timedelta(0))
+                connection = self._connection()
                 vector = pa.list_(pa.float32(), self._width)
                 files = pa.schema(
                     [
@@ -99,6 +98,11 @@ class Tables:
                     connection.create_table("moments", schema=moments, exist_ok=True),
                 )
             return self._opened
+
+    def _connection(self) -> Any:
+        import lancedb
+
+        return lancedb.connect(str(self._path), read_consistency_interval=datetime.timedelta(0))
 
     def copy_to(self, other: "Tables", rows: Sequence[FileRow]) -> None:
         """Writes `rows`, and the moments that they name, into other tables, which are empty."""
@@ -185,6 +189,13 @@ class Tables:
         for table in self._open():
             table.optimize(cleanup_older_than=KEEP_VERSIONS)
 
+    def snapshot(self) -> Snapshot:
+        """The moments as they are now, to be read piece by piece."""
+        _, table = self._open()
+        fixed = self._connection().open_table("moments")
+        fixed.checkout(table.version)
+        return Snapshot(fixed, self._width)
+
     def library(self, contents: tuple[LibraryFile, ...], *, window_seconds: float, hop_seconds: float) -> Library:
         """The moments of `contents` in memory."""
         _, table = self._open()
@@ -194,38 +205,20 @@ class Tables:
         start = data.column("start_seconds").to_numpy()
         order = np.lexsort((start, rank))
         order = order[np.searchsorted(rank[order], 0) :]  # without the moments that no row names
-        audio, visual = (self._vectors(data.column(name), order) for name in ("audio", "visual"))
+        audio, has_audio = vectors_of(data.column("audio"), self._width, order)
+        visual, has_visual = vectors_of(data.column("visual"), self._width, order)
         return Library(
             files=contents,
             file_rank=rank[order],
             start_seconds=start[order],
             end_seconds=data.column("end_seconds").to_numpy()[order],
-            audio=audio.vectors,
-            visual=visual.vectors,
-            has_audio=audio.present,
-            has_visual=visual.present,
+            audio=audio,
+            visual=visual,
+            has_audio=has_audio,
+            has_visual=has_visual,
             window_seconds=window_seconds,
             hop_seconds=hop_seconds,
         )
-
-    def _vectors(self, column: Any, order: np.ndarray) -> "_Vectors":
-        parts = [np.zeros((0, self._width), np.float32)]
-        present = [np.zeros(0, bool)]
-        for chunk in column.chunks:
-            first = chunk.offset * self._width
-            values = chunk.values[first : first + len(chunk) * self._width]
-            parts.append(values.to_numpy(zero_copy_only=False).reshape(-1, self._width))
-            present.append(chunk.is_valid().to_numpy(zero_copy_only=False))
-        has = np.concatenate(present)[order]
-        vectors = np.concatenate(parts)[order]
-        vectors[~has] = 0.0
-        return _Vectors(vectors=torch.from_numpy(vectors), present=has)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Vectors:
-    vectors: torch.Tensor  # float32 (M, E)
-    present: np.ndarray  # bool (M,)
 
 
 def _delete(table: Any, column: str, ids: Sequence[str]) -> None:

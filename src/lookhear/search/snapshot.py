@@ -1,0 +1,90 @@
+"""`Snapshot`: the table of moments as it was at one commit, read row by row. `tables.py` gives it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from lookhear.search.library import Modality, Vectors
+
+COLUMNS: dict[Modality, str] = {"sound": "audio", "picture": "visual"}
+BOTH: tuple[Modality, ...] = ("sound", "picture")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Keys:
+    """All moments without their vectors, in the order of (content, start); F contents, M moments."""
+
+    file_ids: tuple[str, ...]  # of the contents
+    first: np.ndarray  # int64 (F,): the first moment of each content
+    count: np.ndarray  # int64 (F,)
+    start_seconds: np.ndarray  # float64 (M,)
+    end_seconds: np.ndarray  # float64 (M,)
+    row_id: np.ndarray  # uint64 (M,): by which the snapshot knows the moment
+
+
+class Snapshot:
+    """Reads of one commit agree with each other, whatever others write meanwhile."""
+
+    def __init__(self, table: Any, width: int) -> None:
+        """`table` is a LanceDB table that was checked out at one version."""
+        self._table = table
+        self.width = width
+        self.version = int(table.version)
+
+    def __len__(self) -> int:
+        return int(self._table.count_rows())
+
+    def keys(self) -> Keys:
+        """All moments."""
+        data = self._table.search().select(["file_id", "start_seconds", "end_seconds"]).with_row_id(True).to_arrow()
+        # Sixty-four letters a moment would be most of the memory.
+        content = data.column("file_id").dictionary_encode().combine_chunks()
+        names = content.dictionary.to_pylist()
+        code = content.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        start, end, row_id = (data.column(name).to_numpy() for name in ("start_seconds", "end_seconds", "_rowid"))
+        order = np.lexsort((start, code))
+        count = np.bincount(code, minlength=len(names))
+        return Keys(
+            file_ids=tuple(names),
+            first=np.cumsum(count) - count,
+            count=count,
+            start_seconds=start[order],
+            end_seconds=end[order],
+            row_id=row_id[order],
+        )
+
+    def vectors(self, row_id: np.ndarray, modalities: Sequence[Modality] = BOTH) -> Vectors:
+        """Of moments (N,), in their order; what is not among `modalities` is left out, as if they had none."""
+        found = {modality: self._absent(len(row_id)) for modality in BOTH}
+        if len(row_id):
+            rows = self._table.take_row_ids(row_id.tolist()).select([COLUMNS[name] for name in modalities])
+            data = rows.with_row_id().to_arrow()
+            # They come in the order of the table.
+            there = data.column("_rowid").to_numpy()
+            order = np.argsort(there)
+            order = order[np.searchsorted(there, row_id, sorter=order)]
+            for modality in modalities:
+                found[modality] = vectors_of(data.column(COLUMNS[modality]), self.width, order)
+        (audio, has_audio), (visual, has_visual) = found["sound"], found["picture"]
+        return Vectors(audio=audio, visual=visual, has_audio=has_audio, has_visual=has_visual)
+
+    def _absent(self, count: int) -> tuple[torch.Tensor, np.ndarray]:
+        return torch.zeros(1, self.width).expand(count, -1), np.zeros(count, bool)
+
+
+def vectors_of(column: Any, width: int, order: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+    """float32 (N, E) and bool (N,): the vectors of an Arrow column in another order, zeros where there is none."""
+    parts = [np.zeros((0, width), np.float32)]
+    present = [np.zeros(0, bool)]
+    for chunk in column.chunks:
+        first = chunk.offset * width
+        values = chunk.values[first : first + len(chunk) * width]
+        parts.append(values.to_numpy(zero_copy_only=False).reshape(-1, width))
+        present.append(chunk.is_valid().to_numpy(zero_copy_only=False))
+    has = np.concatenate(present)[order]
+    vectors = np.concatenate(parts)[order]
+    vectors[~has] = 0.0
+    return torch.from_numpy(vectors), has
