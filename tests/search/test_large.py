@@ -1,6 +1,5 @@
 """If these fail, an index that is too large for memory answers otherwise than a small one does."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,22 +13,8 @@ from lookhear.search.filters import Where
 from lookhear.search.large import LargeLibrary, large_library
 from lookhear.search.library import Library
 from lookhear.search.query import Hit, Phase, Place, Query, Sequence, Terms, find_moments
-from lookhear.search.tables import MomentRows, Tables
-from made_library import HOP, WIDTH, WINDOW, make_library, query_of, unit
-
-
-def parts_of(library: Library, ranks: Iterable[int]) -> list[MomentRows]:
-    """The moments of some files, as a crawl writes them."""
-    parts = []
-    for rank in ranks:
-        rows = np.flatnonzero(library.file_rank == rank)
-        vectors = {}
-        for name, has in (("audio", library.has_audio), ("visual", library.has_visual)):
-            vectors[name] = getattr(library, name)[rows].numpy().copy()
-            vectors[name][~has[rows]] = np.nan
-        times = {"start_seconds": library.start_seconds[rows], "end_seconds": library.end_seconds[rows]}
-        parts.append(MomentRows(file_id=library.files[rank].file_id, **times, **vectors))
-    return parts
+from lookhear.search.tables import Tables
+from made_library import HOP, WIDTH, WINDOW, make_library, parts_of, query_of, unit
 
 
 def store(library: Library, path: Path) -> Tables:

@@ -12,6 +12,7 @@ import torch
 from lookhear.errors import IndexStateError, MediaError
 from lookhear.media.probe import probe
 from lookhear.search.facts import IndexFacts
+from lookhear.search.large import AnyLibrary
 from lookhear.search.library import Library, Modality, Moments, Stretches
 from lookhear.search.query import Hit, Phase, Place, Query
 from lookhear.search.query import Sequence as Windowed
@@ -48,7 +49,7 @@ class Request:
 
 def make_request(
     embedder: "Callable[[], Embedder]",
-    library: Callable[[], Library],
+    library: Callable[[], AnyLibrary],
     facts: IndexFacts,
     wanted: Mapping[str, "Media | Moment"],
     unwanted: Mapping[str, "Media | Moment"],
@@ -190,7 +191,7 @@ def _sequence(
     )
 
 
-def moment_query(library: Library, moment: str | Hit) -> Query:
+def moment_query(library: AnyLibrary, moment: str | Hit) -> Query:
     """The query by the stored vectors of a moment: `FILE@12.5`, `FILE@12.5-14` (clock times too, `FILE@1:02:30`).
 
     FILE is a path, a path inside a library, or a file name, of a file that is indexed; it need not exist any more. A

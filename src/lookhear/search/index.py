@@ -40,6 +40,7 @@ from lookhear.search.facts import (
     switch_to_next,
     write_facts,
 )
+from lookhear.search.large import AnyLibrary, large_library
 from lookhear.search.library import Library, LibraryFile, Modality
 from lookhear.search.tables import FileRow, MomentRows, Tables
 
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
     from lookhear.search.examples import Media, Moment, Request
     from lookhear.search.filters import Where
     from lookhear.search.query import Hit, Within
+
+# Up to so many moments the vectors of an index are held in memory.
+IN_MEMORY_MOMENTS = 20_000
 
 __all__ = ["FileRow", "Index", "IndexStatus", "MomentRows", "create_index", "create_index_beside"]
 
@@ -87,7 +91,7 @@ class Index:
         self._model = model
         self._embedder: Embedder | None = None
         self._tables = self._tables_of(self.facts)
-        self._library: tuple[tuple[int, int], Library] | None = None
+        self._library: tuple[tuple[int, int], AnyLibrary] | None = None
         self._calibrations: dict[tuple[Any, ...], Calibration] = {}
         self._lock = threading.Lock()
 
@@ -131,8 +135,8 @@ class Index:
                 # A model that was given for the index of before is not the model of this one.
                 self._embedder = self._model = None
 
-    def library(self) -> Library:
-        """All moments in memory; read again only when the tables have changed."""
+    def library(self) -> AnyLibrary:
+        """All moments, of more than `IN_MEMORY_MOMENTS` without their vectors; read again when the tables change."""
         self.refresh()
         while True:
             tables = self._tables
@@ -147,7 +151,7 @@ class Index:
                 if self._tables is tables:
                     return library
 
-    def _current_library(self) -> Library:
+    def _current_library(self) -> AnyLibrary:
         with self._lock:
             version = self._tables.version()
             if self._library is None or self._library[0] != version:
@@ -238,19 +242,11 @@ class Index:
         (`query.find_moments`), `where` which of its files. Raises IndexStateError where the model of the index is no
         longer the one that made the request.
         """
-        from lookhear.search.query import find_moments
+        from lookhear.search.large import find_hits
+        from lookhear.search.query import Terms
 
-        library = self.library()
-        if request.fingerprint != self.facts.fingerprint:
-            raise IndexStateError(f"{self.path} is now of another model than this request was made with; make it again")
-
-        def calibrated(asked: Modality, searched: Modality, offset_seconds: np.ndarray) -> Calibration:
-            return self._calibration(library, asked, searched, offset_seconds)
-
-        return find_moments(
-            library,
-            request.examples,
-            calibrated,
+        terms = Terms(
+            examples=request.examples,
             against=request.counter_examples,
             within=within,
             balance=balance,
@@ -259,6 +255,14 @@ class Index:
             page=page,
             at_least=at_least,
         )
+        library = self.library()
+        if request.fingerprint != self.facts.fingerprint:
+            raise IndexStateError(f"{self.path} is now of another model than this request was made with; make it again")
+
+        def calibrated(asked: Modality, searched: Modality, offset_seconds: np.ndarray) -> Calibration:
+            return self._calibration(library, asked, searched, offset_seconds)
+
+        return find_hits(library, terms, calibrated)
 
     def embedder(self) -> "Embedder":
         """The model of this index, loaded when first asked for."""
@@ -292,18 +296,19 @@ class Index:
             )
 
     def _calibration(
-        self, library: Library, asked: Modality, searched: Modality, offset_seconds: np.ndarray
+        self, library: AnyLibrary, asked: Modality, searched: Modality, offset_seconds: np.ndarray
     ) -> Calibration:
         key = (id(library), asked, searched, tuple(np.round(offset_seconds, 3)))
         with self._lock:
             known = self._calibrations.get(key)
         if known is None:
-            known = calibrate(library, asked, searched, offset_seconds)
+            some = library if isinstance(library, Library) else library.sample(float(offset_seconds[-1]))
+            known = calibrate(some, asked, searched, offset_seconds)
             with self._lock:
                 self._calibrations[key] = known
         return known
 
-    def _read_library(self) -> Library:
+    def _read_library(self) -> AnyLibrary:
         # The rows first: their moments were there before them.
         by_id: dict[str, list[FileRow]] = {}
         for row in self.files():
@@ -324,9 +329,10 @@ class Index:
                 )
             )
         contents.sort(key=lambda content: content.path)
-        return self._tables.library(
-            tuple(contents), window_seconds=self.facts.window_seconds, hop_seconds=self.facts.hop_seconds
-        )
+        times = {"window_seconds": self.facts.window_seconds, "hop_seconds": self.facts.hop_seconds}
+        if sum(rows[0].num_moments for rows in by_id.values()) <= IN_MEMORY_MOMENTS:
+            return self._tables.library(tuple(contents), **times)
+        return large_library(tuple(contents), self._tables.snapshot(), self._tables.path / "matrix", **times)
 
     def _tables_of(self, facts: IndexFacts) -> Tables:
         return Tables(self.path / facts.tables, facts.embedding_width)

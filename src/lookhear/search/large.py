@@ -71,9 +71,7 @@ class LargeLibrary(Moments):
         return part_of(self, stretches, self.snapshot.vectors(self.row_id[stretches.rows], modalities))
 
     def find(self, terms: Terms, calibrate: Calibrate) -> list[Hit]:
-        """What `find_moments` finds in a library that holds all vectors, for the same calibrations."""
-        if not len(self):
-            return []
+        """What `find_moments` finds in a library that holds all vectors and is not empty, for the same calibrations."""
         _, passes = narrowed(self.files, terms.where)
         found = _find(self, _Scanned(bounds(self, self, terms, calibrate, passes)), terms, calibrate)
         return [] if found is None else found.hits(terms)
@@ -164,6 +162,18 @@ def large_library(
         matrix=matrix,
         row=row,
     )
+
+
+AnyLibrary = Library | LargeLibrary
+
+
+def find_hits(library: AnyLibrary, terms: Terms, calibrate: Calibrate) -> list[Hit]:
+    """What `terms` ask of a library, whatever its size."""
+    if not len(library):
+        return []
+    if isinstance(library, LargeLibrary):
+        return library.find(terms, calibrate)
+    return find_spans(library, terms, calibrate).hits(terms)
 
 
 @dataclass(frozen=True, eq=False)

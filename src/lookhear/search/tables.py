@@ -57,7 +57,7 @@ class Tables:
     """The two LanceDB tables. They are made when first touched, and every read sees the latest commit."""
 
     def __init__(self, path: Path, width: int) -> None:
-        self._path = path
+        self.path = path
         self._width = width
         self._opened: tuple[Any, Any] | None = None
         self._lock = threading.Lock()
@@ -102,7 +102,7 @@ class Tables:
     def _connection(self) -> Any:
         import lancedb
 
-        return lancedb.connect(str(self._path), read_consistency_interval=datetime.timedelta(0))
+        return lancedb.connect(str(self.path), read_consistency_interval=datetime.timedelta(0))
 
     def copy_to(self, other: "Tables", rows: Sequence[FileRow]) -> None:
         """Writes `rows`, and the moments that they name, into other tables, which are empty."""
