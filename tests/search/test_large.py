@@ -10,7 +10,7 @@ import torch
 from lookhear.search import large as large_module
 from lookhear.search.calibration import calibrate
 from lookhear.search.filters import Where
-from lookhear.search.large import LargeLibrary, large_library
+from lookhear.search.large import LargeLibrary, scanned_library
 from lookhear.search.library import Library
 from lookhear.search.query import Hit, Phase, Place, Query, Sequence, Terms, find_moments
 from lookhear.search.tables import Tables
@@ -27,7 +27,7 @@ def store(library: Library, path: Path) -> Tables:
 
 
 def large(library: Library, tables: Tables, folder: Path | None = None) -> LargeLibrary:
-    return large_library(library.files, tables.snapshot(), folder, window_seconds=WINDOW, hop_seconds=HOP)
+    return scanned_library(library.files, tables.snapshot(), folder, window_seconds=WINDOW, hop_seconds=HOP)
 
 
 def both(library: Library, other: LargeLibrary, query: Query | list[Query], **options: object) -> tuple[list, list]:

@@ -18,6 +18,28 @@ _NEXT_NAME = "index.next.json"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Approximate:
+    """An index of neighbours, as index.json remembers it."""
+
+    moments: int
+    """when it was made; newer ones are searched too"""
+    probes: int
+    """partitions that a search looks into"""
+    refine: int
+    """times as many candidates as are named, of which the exact vectors decide"""
+    recall_at_10: dict[str, float]
+    """by `query>library` modality: the share of the ten nearest moments that a shortlist names, 0 to 1"""
+    sampled: int
+    """moments that were asked for in the measurement"""
+    build_seconds: float
+
+    @property
+    def lowest_recall(self) -> float:
+        """Of all modalities."""
+        return min(self.recall_at_10.values(), default=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class IndexFacts:
     """What index.json says. Every vector of an index was made in this one way."""
 
@@ -38,6 +60,8 @@ class IndexFacts:
     """the folders that were indexed, as absolute paths"""
     tables: str = "tables"
     """the folder of the tables, inside the index"""
+    approximate: Approximate | None = None
+    """how it is searched where it is too large for an exact search"""
 
 
 def read_facts(path: Path, *, is_next: bool = False) -> IndexFacts:

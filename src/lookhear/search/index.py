@@ -28,9 +28,12 @@ import numpy as np
 from lookhear.config import to_dict
 from lookhear.data.lock import only_writer
 from lookhear.errors import IndexStateError
+from lookhear.progress import Progress, quiet
+from lookhear.search.approximate import make_approximate, near_library
 from lookhear.search.calibration import Calibration, calibrate
 from lookhear.search.facts import (
     FORMAT,
+    Approximate,
     IndexFacts,
     check_place,
     drop_next,
@@ -40,7 +43,7 @@ from lookhear.search.facts import (
     switch_to_next,
     write_facts,
 )
-from lookhear.search.large import AnyLibrary, large_library
+from lookhear.search.large import AnyLibrary, scanned_library
 from lookhear.search.library import Library, LibraryFile, Modality
 from lookhear.search.tables import FileRow, MomentRows, Tables
 
@@ -52,6 +55,9 @@ if TYPE_CHECKING:
 
 # Up to so many moments the vectors of an index are held in memory.
 IN_MEMORY_MOMENTS = 20_000
+# Up to so many moments every search is exact, unless a crawl is told otherwise.
+EXACT_MOMENTS = 1_000_000
+_GROWTH = 1.5
 
 __all__ = ["FileRow", "Index", "IndexStatus", "MomentRows", "create_index", "create_index_beside"]
 
@@ -70,6 +76,7 @@ class IndexStatus:
     seconds: float  # of media, refused files left out
     moments: int
     files: tuple[FileRow, ...]
+    approximate: Approximate | None = None  # None where searches are exact
 
 
 class Index:
@@ -121,6 +128,7 @@ class Index:
             # Files with the same bytes share their moments.
             moments=sum({row.file_id: row.num_moments for row in files}.values()),
             files=tuple(files),
+            approximate=facts.approximate,
         )
 
     def refresh(self) -> None:
@@ -130,6 +138,7 @@ class Index:
             before, self.facts = self.facts, facts
             if facts.tables != before.tables:
                 self._tables = self._tables_of(facts)
+            if (facts.tables, facts.approximate) != (before.tables, before.approximate):
                 self._library = None
             if facts.fingerprint != before.fingerprint:
                 # A model that was given for the index of before is not the model of this one.
@@ -332,7 +341,9 @@ class Index:
         times = {"window_seconds": self.facts.window_seconds, "hop_seconds": self.facts.hop_seconds}
         if sum(rows[0].num_moments for rows in by_id.values()) <= IN_MEMORY_MOMENTS:
             return self._tables.library(tuple(contents), **times)
-        return large_library(tuple(contents), self._tables.snapshot(), self._tables.path / "matrix", **times)
+        if self.facts.approximate is not None:
+            return near_library(tuple(contents), self._tables.snapshot(), self.facts.approximate, **times)
+        return scanned_library(tuple(contents), self._tables.snapshot(), self._tables.path / "matrix", **times)
 
     def _tables_of(self, facts: IndexFacts) -> Tables:
         return Tables(self.path / facts.tables, facts.embedding_width)
@@ -381,6 +392,17 @@ class Index:
         """Deletes the moments that no row names."""
         named = {row.file_id for row in self.files() if row.num_moments}
         self._tables.delete_moments(sorted(self._tables.moment_file_ids() - named))
+
+    def keep_up(self, exact_moments: int, *, progress: Progress = quiet) -> None:
+        """Makes the index of neighbours where there are more moments than `exact_moments`, again once they are half as
+        many more than when it was made, and drops it where there are fewer."""
+        known, moments = self.facts.approximate, len(self._tables.snapshot())
+        if moments <= exact_moments:
+            if known is not None:
+                self._change(approximate=None)
+                self._tables.drop_neighbours()
+        elif known is None or moments > _GROWTH * known.moments:
+            self._change(approximate=make_approximate(self._tables, progress=progress))
 
     def compact(self) -> None:
         """Joins small fragments and drops versions that nobody can still be reading."""

@@ -41,7 +41,8 @@ class Extents:
     file_rank: np.ndarray  # int64 (N,)
     from_seconds: np.ndarray  # float64 (N,)
     to_seconds: np.ndarray  # float64 (N,)
-    floor: float  # nothing that begins elsewhere scores higher; -inf where no more can be named
+    floor: float | None  # nothing that begins elsewhere scores higher; None where that is not known
+    is_all: bool  # no more can be named
 
     def __len__(self) -> int:
         return len(self.file_rank)
@@ -51,10 +52,10 @@ class Shortlist(Protocol):
     """Gives the most promising spans of a search."""
 
     def best(self, count: int) -> Extents:
-        """So many of them, fewer where there are fewer."""
+        """About so many of them, fewer where there are fewer."""
 
     def num_above(self, score: float) -> int:
-        """How many could score so high, where a floor is known."""
+        """How many could score higher than a floor that was given."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,17 +64,19 @@ class LargeLibrary(Moments):
 
     snapshot: Snapshot
     row_id: np.ndarray  # uint64 (M,): by which the snapshot knows each moment
-    matrix: Matrix
-    row: np.ndarray  # int64 (M,): where each moment lies in the matrix
+
+    def shortlist(self, terms: Terms, calibrate: Calibrate, passes: np.ndarray) -> Shortlist:
+        """Of what `terms` ask, in the files (F,) that pass."""
+        raise NotImplementedError
 
     def part(self, stretches: Stretches, modalities: Sequence[Modality] = BOTH) -> Library:
         """Some of these moments, with these of their vectors."""
         return part_of(self, stretches, self.snapshot.vectors(self.row_id[stretches.rows], modalities))
 
     def find(self, terms: Terms, calibrate: Calibrate) -> list[Hit]:
-        """What `find_moments` finds in a library that holds all vectors and is not empty, for the same calibrations."""
+        """The hits; the library is not empty."""
         _, passes = narrowed(self.files, terms.where)
-        found = _find(self, _Scanned(bounds(self, self, terms, calibrate, passes)), terms, calibrate)
+        found = _find(self, self.shortlist(terms, calibrate, passes), terms, calibrate)
         return [] if found is None else found.hits(terms)
 
     def sample(self, reach_seconds: float) -> Library:
@@ -90,18 +93,27 @@ class LargeLibrary(Moments):
         return {}
 
     def _sampled(self, length: int) -> Stretches:
-        count = max(_LEAST_STRETCHES, _SAMPLE // length)
         # A run begins every `length` moments, and with every file.
         used = np.flatnonzero(self.count > 0)
         pieces = -(-self.count[used] // length)
-        begin = np.repeat(self.first[used], pieces) + length * (
-            np.arange(int(pieces.sum())) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-        )
+        begin = np.repeat(self.first[used], pieces) + length * runs(np.zeros_like(pieces), pieces)
         end = np.minimum(begin + length, np.repeat((self.first + self.count)[used], pieces))
-        chosen = np.arange(len(begin))
-        if len(begin) > count:
-            chosen = np.sort(np.random.default_rng(0).choice(len(begin), count, replace=False))
+        order = np.random.default_rng(0).permutation(len(begin))
+        enough = int(np.searchsorted(np.cumsum((end - begin)[order]), _SAMPLE)) + 1
+        chosen = np.sort(order[: max(enough, _LEAST_STRETCHES)])
         return Stretches(first=begin[chosen], end=end[chosen])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScannedLibrary(LargeLibrary):
+    """A large library that is searched exactly: what it finds is what `find_spans` finds among all moments."""
+
+    matrix: Matrix
+    row: np.ndarray  # int64 (M,): where each moment lies in the matrix
+
+    def shortlist(self, terms: Terms, calibrate: Calibrate, passes: np.ndarray) -> Shortlist:
+        """From bounds of all scores."""
+        return _Scanned(bounds(self, self, terms, calibrate, passes))
 
     # ---- what `bounds` scans
 
@@ -133,35 +145,47 @@ class LargeLibrary(Moments):
         return np.array_equal(self.row, np.arange(len(self.matrix.rows)))
 
 
-def large_library(
+def scanned_library(
     contents: tuple[LibraryFile, ...],
     snapshot: Snapshot,
     folder: Path | None,
     *,
     window_seconds: float,
     hop_seconds: float,
-) -> LargeLibrary:
+) -> ScannedLibrary:
     """The moments of `contents`; what is kept for searches lies in `folder` (None: in memory)."""
     matrix = open_matrix(snapshot, folder)
     rows = matrix.rows
-    known = {name.decode(): rank for rank, name in enumerate(rows.file_ids.tolist())}
-    rank = np.array([known.get(content.file_id, -1) for content in contents], np.int64)
-    there = rank >= 0
-    count = np.where(there, rows.count[rank], 0) if len(rows.count) else np.zeros(len(rank), np.int64)
-    first = np.where(there, rows.first[rank], 0) if len(rows.count) else count
-    row = runs(first, count)
-    return LargeLibrary(
+    place = places_of(contents, [name.decode() for name in rows.file_ids.tolist()], rows.first, rows.count)
+    return ScannedLibrary(
         files=contents,
-        file_rank=np.repeat(np.arange(len(contents)), count),
-        start_seconds=rows.start_seconds[row],
-        end_seconds=rows.end_seconds[row],
+        file_rank=place.file_rank,
+        start_seconds=rows.start_seconds[place.row],
+        end_seconds=rows.end_seconds[place.row],
         window_seconds=window_seconds,
         hop_seconds=hop_seconds,
         snapshot=snapshot,
-        row_id=rows.row_id[row],
+        row_id=rows.row_id[place.row],
         matrix=matrix,
-        row=row,
+        row=place.row,
     )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Places:
+    """Where the moments of files lie among rows that are kept content by content."""
+
+    file_rank: np.ndarray  # int64 (M,)
+    row: np.ndarray  # int64 (M,)
+
+
+def places_of(contents: Sequence[LibraryFile], file_ids: Sequence[str], first: np.ndarray, count: np.ndarray) -> Places:
+    """In the order of `contents`, of which the rows are known by `file_ids`, `first` and `count` (all F)."""
+    known = {name: rank for rank, name in enumerate(file_ids)}
+    rank = np.array([known.get(content.file_id, len(file_ids)) for content in contents], np.int64)
+    # One that is not known has no rows.
+    first, count = np.append(first, 0)[rank], np.append(count, 0)[rank]
+    return Places(file_rank=np.repeat(np.arange(len(rank)), count), row=runs(first, count))
 
 
 AnyLibrary = Library | LargeLibrary
@@ -190,6 +214,7 @@ class _Scanned:
             from_seconds=begin,
             to_seconds=begin + self.bounds.reach_seconds,
             floor=floor,
+            is_all=floor == -math.inf,
         )
 
     def num_above(self, score: float) -> int:
@@ -220,17 +245,29 @@ def _find(library: LargeLibrary, shortlist: Shortlist, terms: Terms, calibrate: 
                 _Run(first=int(stretches.first[k]) - margin, end=int(stretches.end[k]) + margin) for k in reaching
             ]
             continue
-        least = -math.inf if terms.at_least is None else terms.at_least
-        if len(found.spans) == terms.num_spans:
-            least = max(least, found.score(found.spans[-1]))
-        if extents.floor <= least:
+        if extents.is_all:
             break
-        count = shortlist.num_above(least) if least > -math.inf else _MORE * len(extents)
+        count = _count_needed(shortlist, extents, found, terms)
+        if not count:
+            break
         more = shortlist.best(min(count, most))
         if len(more) <= len(extents):
             break
         extents = more
     return found
+
+
+def _count_needed(shortlist: Shortlist, extents: Extents, found: Found, terms: Terms) -> int:
+    """How long the next shortlist must be; 0 where this one was enough."""
+    is_full = len(found.spans) == terms.num_spans
+    last = found.score(found.spans[-1]) if found.spans else -math.inf
+    wanted = -math.inf if terms.at_least is None else terms.at_least
+    if extents.floor is None:
+        return 0 if is_full or last < wanted else _MORE * len(extents)
+    least = max(last, wanted) if is_full else wanted
+    if extents.floor <= least:
+        return 0
+    return shortlist.num_above(least) if least > -math.inf else _MORE * len(extents)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """`Snapshot`: the table of moments as it was at one commit, read row by row. `tables.py` gives it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from lookhear.search.library import Modality, Vectors
 
 COLUMNS: dict[Modality, str] = {"sound": "audio", "picture": "visual"}
+_ROWS_A_BATCH = 8192
 BOTH: tuple[Modality, ...] = ("sound", "picture")
 
 
@@ -23,6 +24,14 @@ class Keys:
     start_seconds: np.ndarray  # float64 (M,)
     end_seconds: np.ndarray  # float64 (M,)
     row_id: np.ndarray  # uint64 (M,): by which the snapshot knows the moment
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Neighbours:
+    """Moments near to a vector, nearest first."""
+
+    row_id: np.ndarray  # uint64 (N,)
+    cosine: np.ndarray  # float32 (N,)
 
 
 class Snapshot:
@@ -71,6 +80,27 @@ class Snapshot:
         (audio, has_audio), (visual, has_visual) = found["sound"], found["picture"]
         return Vectors(audio=audio, visual=visual, has_audio=has_audio, has_visual=has_visual)
 
+    def batches(self, modality: Modality) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        """uint64 (N,) and float32 (N, E), piece by piece: all moments that have a vector of this modality."""
+        column = COLUMNS[modality]
+        for batch in self._table.search().select([column]).with_row_id(True).to_batches(batch_size=_ROWS_A_BATCH):
+            vectors, has = vectors_of(batch.column(column), self.width, np.arange(batch.num_rows))
+            yield batch.column("_rowid").to_numpy()[has], vectors[torch.from_numpy(has)]
+
+    def neighbours(
+        self, modality: Modality, vector: torch.Tensor, count: int, *, probes: int, refine: int, condition: str = ""
+    ) -> Neighbours:
+        """About the `count` moments nearest to `vector` (E,), by the index of neighbours, where it was made.
+
+        `condition` says in SQL which moments are looked at.
+        """
+        asked = self._table.search(vector.numpy(), vector_column_name=COLUMNS[modality], query_type="vector")
+        asked = asked.distance_type("cosine").nprobes(probes).refine_factor(refine).limit(count)
+        if condition:
+            asked = asked.where(condition)
+        found = asked.select(["_distance"]).with_row_id(True).to_arrow()
+        return Neighbours(row_id=found.column("_rowid").to_numpy(), cosine=1.0 - found.column("_distance").to_numpy())
+
     def _absent(self, count: int) -> tuple[torch.Tensor, np.ndarray]:
         return torch.zeros(1, self.width).expand(count, -1), np.zeros(count, bool)
 
@@ -79,7 +109,7 @@ def vectors_of(column: Any, width: int, order: np.ndarray) -> tuple[torch.Tensor
     """float32 (N, E) and bool (N,): the vectors of an Arrow column in another order, zeros where there is none."""
     parts = [np.zeros((0, width), np.float32)]
     present = [np.zeros(0, bool)]
-    for chunk in column.chunks:
+    for chunk in getattr(column, "chunks", [column]):
         first = chunk.offset * width
         values = chunk.values[first : first + len(chunk) * width]
         parts.append(values.to_numpy(zero_copy_only=False).reshape(-1, width))

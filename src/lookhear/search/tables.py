@@ -196,6 +196,19 @@ class Tables:
         fixed.checkout(table.version)
         return Snapshot(fixed, self._width)
 
+    def index_neighbours(self, column: str) -> None:
+        """Makes LanceDB's index of nearest neighbours of a column of vectors, in place of one that is there."""
+        from lancedb.index import IvfRq
+
+        _, table = self._open()
+        table.create_index(column, config=IvfRq(distance_type="cosine"), replace=True)
+
+    def drop_neighbours(self) -> None:
+        """Drops the indices of nearest neighbours."""
+        _, table = self._open()
+        for found in table.list_indices():
+            table.drop_index(found.name)
+
     def library(self, contents: tuple[LibraryFile, ...], *, window_seconds: float, hop_seconds: float) -> Library:
         """The moments of `contents` in memory."""
         _, table = self._open()
