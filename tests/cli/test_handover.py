@@ -11,6 +11,7 @@ import pytest
 from editing import hit_of, make_timecoded
 from lookhear import cli
 from lookhear.cli.search import Search
+from lookhear.search.facts import FORMAT, IndexFacts, write_facts
 from lookhear.search.query import Hit
 from synthetic import make_video
 
@@ -21,7 +22,19 @@ def hits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Hit]:
     (tmp_path / "media").mkdir()
     video = make_video(tmp_path / "media" / "dog.mp4", seconds=4)
     found = [hit_of(video), hit_of(tmp_path / "media" / "gone.mp4"), hit_of(video, 2.0, 2.5)]
-    monkeypatch.setattr(Search, "hits", lambda self: found)
+    monkeypatch.setattr(Search, "hits", lambda self, index: found)
+    facts = IndexFacts(
+        format=FORMAT,
+        model="",
+        fingerprint="",
+        preprocess={},
+        window_seconds=1.0,
+        hop_seconds=0.5,
+        embedding_width=8,
+        libraries=(str((tmp_path / "media").resolve()),),
+    )
+    (tmp_path / "lookhear.index").mkdir()
+    write_facts(tmp_path / "lookhear.index", facts)
     monkeypatch.chdir(tmp_path)
     return found
 
@@ -74,11 +87,11 @@ def test_clips_and_a_sheet(hits: list[Hit], capsys: pytest.CaptureFixture[str]) 
 def test_no_hits_make_a_table_and_nothing_else(
     hits: list[Hit], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Search, "hits", lambda self: [])
+    monkeypatch.setattr(Search, "hits", lambda self, index: [])
     assert search("--out", "hits.tsv", "--cut", "clips", "--sheet", "sheet.png") == 0
     assert search() == 0
     assert capsys.readouterr().out == ""
-    assert sorted(path.name for path in Path().iterdir()) == ["hits.tsv", "media"]
+    assert sorted(path.name for path in Path().iterdir()) == ["hits.tsv", "lookhear.index", "media"]
 
 
 @pytest.mark.parametrize(
@@ -87,11 +100,18 @@ def test_no_hits_make_a_table_and_nothing_else(
         (("--exact",), "name a folder for them with --cut"),
         (("--json", "--format", "csv"), "leave one of them out"),
         (("--sheet", "media/dog.mp4/sheet.png"), "cannot write"),
+        (("--sheet", "media/dog.mp4"), "it is there already"),
+        (("--out", "media/dog.mp4"), "it is there already"),
+        (("--cut", "media/clips"), "which is indexed"),
+        (("--cut", "lookhear.index"), "is not empty"),
+        (("--cut", "media/dog.mp4"), "which is indexed"),
     ],
 )
 def test_what_cannot_be(hits: list[Hit], words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in Path().rglob("*.*") if path.is_file()}
     assert search(*words) == 1
     assert said in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in Path().rglob("*.*") if path.is_file()} == before
 
 
 def test_several_rates_need_a_file(hits: list[Hit], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,3 +120,7 @@ def test_several_rates_need_a_file(hits: list[Hit], tmp_path: Path, capsys: pyte
     assert "several frame rates (25, 29.97df)" in capsys.readouterr().err
     assert search("--format", "edl", "--out", "found.edl") == 0
     assert {path.name for path in Path().glob("*.edl")} == {"found.25.edl", "found.29.97df.edl"}
+    Path("found.25.edl").unlink()
+    assert search("--format", "edl", "--out", "found.edl") == 1
+    assert "found.29.97df.edl: it is there already" in capsys.readouterr().err
+    assert not Path("found.25.edl").exists()  # all or none

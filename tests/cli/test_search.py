@@ -76,9 +76,37 @@ def test_what_is_wrong_is_said(made: Path, capsys: pytest.CaptureFixture[str]) -
         (("--like", "clip2.mp4"), "FILE@SECONDS"),
         (("--like", "clip2.mp4@1", "--after", "soon"), "is no date"),
         (("--like", "clip2.mp4@1", "--balance", "7"), "balance is 7"),
+        (("--like", "clip2.mp4@1", "--balance", "-0.1"), "balance is -0.1"),
+        (("--like", "clip2.mp4@1", "--page", "0"), "pages from 1 on"),
+        (("--like", "clip2.mp4@1", "--page", "-1"), "pages from 1 on"),
+        (("--like", "clip2.mp4@1", "--top", "0"), "at least one hit"),
+        (("--like", "clip2.mp4@1", "--cut", str(made / "media" / "clips")), "which is indexed"),
     ):
         assert cli.main(["search", "--index", str(made / "index"), *words]) == 1
         assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--hop", "-1"), "a hop of -1 s is not possible"),
+        (("--hop", "0"), "a hop of 0 s is not possible"),
+        (("--hop", "nan"), "a hop of nan s is not possible"),
+        (("--workers", "-1"), "give 0 or more workers"),
+        (("--time-limit", "0"), "give limits above 0"),
+        (("--memory-limit", "-2"), "give limits above 0"),
+        (("--settle", "-1"), "seconds to settle"),
+        (("--every", "0", "--watch"), "seconds above 0"),
+        (("--workers", "-1", "--watch"), "give 0 or more workers"),
+    ],
+)
+def test_what_cannot_be_indexed_with(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], sentence: str
+) -> None:
+    model = ["--model", str(made / "model.safetensors")]
+    assert cli.main(["index", str(made / "media"), "--index", str(tmp_path / "index"), *model, *words]) == 1
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "index").exists()
 
 
 def test_forget_and_index_with_their_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,14 +1,19 @@
 """Clips cut out of files: what is copied must be the packets of the source, what is encoded must begin exactly."""
 
 import shutil
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 
 from lookhear.errors import MediaError
+from lookhear.media import remux
 from lookhear.media.decode import read_clip
+from lookhear.media.encode import write_sound
 from lookhear.media.probe import probe
 from lookhear.media.remux import Cut, cut_clip
 from synthetic import beep_onsets, make_cut, make_sound, make_video, read_number
@@ -152,6 +157,63 @@ def test_sound_alone(tmp_path: Path, name: str, codec: str, rate: int, exact: bo
     assert info.end_seconds - info.start_seconds == pytest.approx(cut.end_seconds - cut.start_seconds, abs=0.1)
 
 
+def test_exact_sound_of_any_length_takes_no_memory(tmp_path: Path) -> None:
+    rate, seconds = 16000, 100
+    tone = 0.5 * np.sin(2 * np.pi * 440.0 * np.arange(rate * seconds) / rate)
+    write_sound(tmp_path / "long.wav", tone, rate)
+    tracemalloc.start()
+    cut = cut_clip(tmp_path / "long.wav", tmp_path / "clip", start_seconds=1.0, end_seconds=99.0, exact=True)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * rate * seconds / 4  # a quarter of its samples
+    with av.open(str(cut.path)) as container:
+        samples = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+    np.testing.assert_allclose(samples / 32768, tone[rate : 99 * rate], atol=1e-4)
+
+
+def test_exact_reads_sound_as_far_as_the_picture(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reached = {True: 0.0, False: 0.0}
+    ahead: list[float] = []
+
+    def decoded(info: Any, seconds: float, *, picture: bool, original: Any = remux._decoded) -> Iterator[Any]:
+        for time, frame in original(info, seconds, picture=picture):
+            reached[picture] = time
+            ahead.append(reached[False] - max(seconds, reached[True]))
+            yield time, frame
+
+    monkeypatch.setattr(remux, "_decoded", decoded)
+    cut_clip(source, tmp_path / "clip", start_seconds=1.0, end_seconds=7.0, exact=True)
+    assert reached[False] > 6.9
+    assert max(ahead) < 0.5
+
+
+def test_exact_sound_has_no_holes_but_those_of_the_file(tmp_path: Path) -> None:
+    """Times in Matroska are whole milliseconds: frames seem to lie some samples apart or over each other."""
+    rate, gap = 44100, (2.0, 3.2)
+    clock = np.arange(5 * rate) / rate
+    path = tmp_path / "tone.mkv"
+    with av.open(str(path), "w") as writer:
+        stream = writer.add_stream("pcm_s16le", rate=rate, layout="mono")
+        for first in range(0, len(clock), 1000):
+            if gap[0] * rate <= first < gap[1] * rate:
+                continue
+            block = (16000 * np.sin(2 * np.pi * 441.0 * clock[first : first + 1000])).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(block[None], format="s16", layout="mono")
+            frame.sample_rate, frame.pts = rate, first
+            writer.mux(stream.encode(frame))
+        writer.mux(stream.encode(None))
+    cut = cut_clip(path, tmp_path / "clip", start_seconds=0.5, end_seconds=4.5, exact=True)
+    with av.open(str(cut.path)) as container:
+        samples = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)]) / 32768
+    assert len(samples) == 4 * rate
+    at = np.arange(4 * rate) / rate + 0.5
+    assert not samples[(at > gap[0] + 0.05) & (at < gap[1])].any()
+    step = 2 * np.pi * 441.0 / rate * 16000 / 32768  # of the tone; a hole of ten samples would be a greater one
+    for whole in (at < gap[0], at > gap[1] + 0.05):
+        assert np.abs(samples[whole]).max() == pytest.approx(16000 / 32768, rel=0.01)
+        assert np.abs(np.diff(samples[whole])).max() < 1.5 * step
+
+
 def test_what_only_an_edit_list_makes_visible_is_encoded(source: Path, tmp_path: Path) -> None:
     """A copy from the keyframe would show pictures that the file itself hides."""
     path = make_cut(source, tmp_path / "cut.mp4", start_seconds=3.0)  # begins at frame 75, keyframe 50 is hidden
@@ -199,9 +261,11 @@ def test_no_length_no_room_no_file(source: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(MediaError, match="cannot write"):
         cut_clip(source, tmp_path / "file" / "clip", start_seconds=0.0, end_seconds=1.0)
-    with pytest.raises(MediaError, match="the file that is to be cut"):
-        cut_clip(source, source.with_suffix(""), start_seconds=0.0, end_seconds=1.0)
-    assert probe(source).end_seconds == pytest.approx(8, abs=0.1)
+    before = source.read_bytes()
+    for exact in (False, True):
+        with pytest.raises(MediaError, match="which is not replaced"):
+            cut_clip(source, source.with_suffix(""), start_seconds=0.0, end_seconds=1.0, exact=exact)
+    assert source.read_bytes() == before
     assert list(tmp_path.glob(".*")) == []
 
 

@@ -3,16 +3,13 @@
 import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
+from index_contents import assert_same, contents
 from locked_folders import lock_folders
 from lookhear.data import stretch
 from lookhear.data.stretch import decode_stretch
@@ -23,8 +20,9 @@ from lookhear.media.encode import write_sound
 from lookhear.media.workers import Done
 from lookhear.search import crawl as crawling
 from lookhear.search.crawl import CrawlSummary, index
+from lookhear.search.forget import forget
 from lookhear.search.index import FileRow, Index
-from tiny_embedder import RATE, make_clip, save_tiny, tiny_embedder, tune
+from tiny_embedder import RATE, make_clip, tiny_embedder, tune
 
 
 @pytest.fixture(scope="module")
@@ -54,23 +52,6 @@ def crawl(media: Path, embedder: Embedder, **options: object) -> CrawlSummary:
 
 def by_path(media: Path) -> dict[str, FileRow]:
     return {row.path: row for row in Index(media.parent / "index").files()}
-
-
-def contents(path: Path) -> tuple[list[FileRow], np.ndarray, np.ndarray, np.ndarray]:
-    """All that an index holds, in order."""
-    found = Index(path)
-    library = found.library()
-    times = np.stack([library.file_rank, library.start_seconds, library.end_seconds])
-    return found.files(), times, library.audio.numpy(), library.visual.numpy()
-
-
-def assert_same(left: Path, right: Path) -> None:
-    ours, theirs = contents(left), contents(right)
-    assert ours[0] == theirs[0]
-    assert np.array_equal(ours[1], theirs[1])
-    # A batch holds other files after an interruption, and the order of its sums is another.
-    assert np.allclose(ours[2], theirs[2], atol=1e-5)
-    assert np.allclose(ours[3], theirs[3], atol=1e-5)
 
 
 def test_every_file_has_a_row_and_is_found(media: Path, embedder: Embedder) -> None:
@@ -110,7 +91,7 @@ def test_the_second_crawl_finds_nothing_to_do(media: Path, embedder: Embedder, m
     monkeypatch.setattr(stretch, "decode_stretch", None)  # nothing may be decoded
     summary = crawl(media, embedder)
     assert (summary.unchanged, summary.added) == (7, 0)
-    assert contents(media.parent / "index")[0] == before[0]
+    assert contents(media.parent / "index").rows == before.rows
 
 
 def test_new_changed_renamed_copied_touched_and_deleted(
@@ -402,6 +383,31 @@ def test_large_files_are_hashed_once_and_in_this_process(
     assert rows["sub1/clip5.mp4"].status == "refused"
 
 
+@pytest.mark.parametrize("retry", [False, True])
+def test_what_was_read_in_part_stays_until_it_is_forgotten(
+    media: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch, retry: bool
+) -> None:
+    whole = Embedder.plan
+    monkeypatch.setattr(Embedder, "plan", lambda self, **options: replace(whole(self, **options), span_seconds=0.8))
+    monkeypatch.setattr(stretch, "STRETCH_SECONDS", 0.8)
+
+    def slow(job: stretch.StretchJob) -> stretch.Decoded:
+        if job.path.endswith("clip3.mp4") and job.stretch == 1:
+            raise RuntimeError("took longer than 300 s")
+        return decode_stretch(job)
+
+    with monkeypatch.context() as limited:
+        limited.setattr(stretch, "decode_stretch", slow)
+        assert crawl(media, embedder).counts["partial"] == 1
+    before = contents(media.parent / "index").rows
+    assert crawl(media, embedder, retry_refused=retry).unchanged == 7
+    assert contents(media.parent / "index").rows == before
+    forget([media / "sub1" / "clip3.mp4"], index_path=media.parent / "index")
+    assert crawl(media, embedder, retry_refused=retry).counts["partial"] == 0
+    index([media], model=embedder, index_path=media.parent / "fresh", workers=0)
+    assert_same(media.parent / "index", media.parent / "fresh")
+
+
 # ---- files that are still being written
 
 
@@ -422,7 +428,7 @@ def test_a_file_that_was_just_written_waits(media: Path, embedder: Embedder) -> 
     rows = by_path(media)
     assert (rows["new.mp4"].status, rows["new.mp4"].num_moments) == ("waiting", 0)
     assert "still being written" in rows["new.mp4"].reason
-    assert rows["sub0/clip0.mp4"] in before[0]  # what was known of it stays until it is known better
+    assert rows["sub0/clip0.mp4"] in before.rows  # what was known of it stays until it is known better
     os.utime(media / "new.mp4", ns=(old, old))
     os.utime(media / "sub0" / "clip0.mp4", ns=(old, old))
     summary = crawl(media, embedder, settle_seconds=60.0)
@@ -494,52 +500,3 @@ def test_an_index_whose_model_was_replaced_takes_no_vectors_of_the_old_one(
     with pytest.raises(IndexStateError, match="make it again"):
         late.find(request)
     assert late.find(late.request(sound=media / "sound.wav"))
-
-
-# ---- kill -9
-
-_CRAWL = """
-import sys, time
-from lookhear.search import crawl, tables
-crawl._WRITE_FILES = 1
-for name in ("add_moments", "put_files", "delete_files", "delete_moments", "compact"):
-    def slow(self, *arguments, original=getattr(tables.Tables, name)):
-        time.sleep(0.05)
-        original(self, *arguments)
-        time.sleep(0.05)
-    setattr(tables.Tables, name, slow)
-print("ready", flush=True)
-crawl.index([sys.argv[1]], model=sys.argv[2], index_path=sys.argv[3], workers=0)
-print("done", flush=True)
-"""
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_at_any_moment(kills: int, media: Path, tmp_path: Path) -> None:
-    """First on a new index, then on one to which files are added and from which they go."""
-    model = save_tiny(tmp_path / "model.safetensors")
-    target = tmp_path / "killed"
-    rng = random.Random(kills)
-    for number in range(kills):
-        process = subprocess.Popen(
-            [sys.executable, "-c", _CRAWL, str(media), str(model), str(target)], stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(rng.uniform(0.1, 1.6))
-        process.kill()
-        process.wait()
-        process.stdout.close()
-        if (target / "index.json").exists():  # nothing that is there is half there
-            found = Index(target)
-            library = found.library()
-            have = {file.file_id: int(count) for file, count in zip(library.files, library.count, strict=True)}
-            assert all(have[row.file_id] == row.num_moments for row in found.files() if row.num_moments)
-        if number % 2:
-            make_clip(media / f"new{number}.mp4", 60 + number)
-            min(media.rglob("clip*.mp4"), default=media / "new1.mp4").unlink(missing_ok=True)
-            make_clip(media / "changing.mp4", 90 + number)
-    index([media], model=model, index_path=target, workers=0)
-    index([media], model=model, index_path=tmp_path / "undisturbed", workers=0)
-    assert_same(target, tmp_path / "undisturbed")

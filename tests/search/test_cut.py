@@ -62,12 +62,21 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         cut_hits([], tmp_path / "file" / "clips")
 
 
-def test_the_source_is_never_replaced(tmp_path: Path) -> None:
-    """A clip of an earlier search, found again in the folder to which clips go."""
-    source = make_video(tmp_path / "001_x_0.50s.mp4")
-    before = source.read_bytes()
-    hit = hit_of(tmp_path / "x.mp4")
-    (tmp_path / "x.mp4").symlink_to(source)
-    done = cut_hits([hit], tmp_path)
-    assert source.read_bytes() == before
-    assert "the file that is to be cut" in done.skipped[0].reason
+def test_nothing_is_replaced_and_no_library_gets_clips(tmp_path: Path) -> None:
+    """Neither the work of an earlier search, nor media, nor a folder whose next crawl would index the clips."""
+    library = tmp_path / "media"
+    library.mkdir()
+    hit = hit_of(make_video(library / "x.mp4"))
+    cut_hits([hit], tmp_path / "clips", libraries=[library])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    for folder, sentence in (
+        (tmp_path / "clips", "is not empty"),
+        (library, "which is indexed"),
+        (library / "new" / "clips", "which is indexed"),
+        (tmp_path / "clips" / ".." / "media" / "new", "which is indexed"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            cut_hits([hit], folder, libraries=[library.resolve()])
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+    (tmp_path / "media elsewhere").mkdir()  # a name that begins alike is another folder
+    assert cut_hits([hit], tmp_path / "media elsewhere", libraries=[library.resolve()]).clips

@@ -32,12 +32,12 @@ def give_hits(hits: "Sequence[Hit]", *, format: "Format", file: Path | None) -> 
     _say_notes(rendered.notes)
 
 
-def give_clips(hits: "Sequence[Hit]", folder: Path, *, exact: bool) -> None:
+def give_clips(hits: "Sequence[Hit]", folder: Path, *, exact: bool, libraries: Sequence[str]) -> None:
     """Cuts hits into `folder`, and says where copied clips begin before the moment."""
     from lookhear.search.cut import LIST_NAME, cut_hits
 
     with show_progress("clips") as progress:
-        done = cut_hits(hits, folder, exact=exact, progress=progress)
+        done = cut_hits(hits, folder, exact=exact, libraries=libraries, progress=progress)
     for clip in done.clips:
         how = "copied" if clip.is_copy else "encoded"
         say(f"{clip.clip}: {clip.start_seconds:.3f} to {clip.end_seconds:.3f} s of {clip.path}, {how}")

@@ -13,6 +13,7 @@ from lookhear.errors import IndexStateError, UserError
 
 if TYPE_CHECKING:
     from lookhear.search.filters import Where
+    from lookhear.search.index import Index
     from lookhear.search.query import Hit
 
 
@@ -37,7 +38,7 @@ class IndexFolders:
     memory_limit: float = 2.0
     """GiB that a decoding process may hold."""
     retry_refused: bool = False
-    """Try refused files again, after the limits were raised or another cause was mended."""
+    """Try refused files again, after the limits were raised or another cause was mended. Not partial ones."""
     settle: float | None = None
     """A file that was changed within so many seconds is left for the next crawl. 5 with --watch, else 0."""
     watch: bool = False
@@ -170,7 +171,7 @@ class Search:
     out: Path | None = None
     """A file for the hits, instead of printing them."""
     cut: Path | None = None
-    """A folder for a clip of every hit, packets as they are: it begins at the keyframe before, and says where."""
+    """A new folder for a clip of every hit, packets as they are: it begins at the keyframe before, and says where."""
     exact: bool = False
     """Encode the clips of --cut anew, so that they begin exactly where the moment does."""
     sheet: Path | None = None
@@ -179,23 +180,30 @@ class Search:
     def run(self) -> None:
         """Searches and prints the hits, best first, or writes them."""
         from lookhear.cli.handover import give_clips, give_hits, give_sheet
+        from lookhear.search.cut import check_clip_folder
+        from lookhear.search.export import check_new_file
+        from lookhear.search.index import Index
 
         if self.json and self.format not in ("tsv", "json"):
             raise UserError(f"--json and --format {self.format} are two formats; leave one of them out")
         if self.exact and self.cut is None:
             raise UserError("--exact says how clips are cut; name a folder for them with --cut")
-        hits = self.hits()
+        index = Index(self.index)
+        libraries = index.facts.libraries
+        for file in (self.out, self.sheet):  # before the search, which takes longer
+            if file is not None:
+                check_new_file(file)
+        if self.cut is not None:
+            check_clip_folder(self.cut, libraries)
+        hits = self.hits(index)
         give_hits(hits, format="json" if self.json else self.format, file=self.out)
         if self.cut is not None and hits:
-            give_clips(hits, self.cut, exact=self.exact)
+            give_clips(hits, self.cut, exact=self.exact, libraries=libraries)
         if self.sheet is not None and hits:
             give_sheet(hits, self.sheet)
 
-    def hits(self) -> "list[Hit]":
+    def hits(self, index: "Index") -> "list[Hit]":
         """The hits; where there are none, says so, and what was left out of a query."""
-        from lookhear.search.index import Index
-
-        index = Index(self.index)
         request = index.request(
             sound=self.sound,
             picture=self.picture,

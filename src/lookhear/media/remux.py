@@ -10,7 +10,7 @@ import errno
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from itertools import chain
@@ -46,6 +46,8 @@ _LAYOUTS = {
     "1 channels": "mono", "2 channels": "stereo", "3 channels": "2.1", "4 channels": "4.0", "5 channels": "5.0",
     "6 channels": "5.1", "8 channels": "7.1",
 }  # fmt: skip
+# Times of frames of sound that follow each other are rounded, in Matroska to a millisecond: only more is a gap.
+_GAP_SECONDS = 0.045
 _MAX_READ_ERRORS = 50
 # Others land elsewhere, or give their packets other times after a seek.
 _SEEKABLE = {"mov", "matroska", "wav"}
@@ -77,7 +79,7 @@ def cut_clip(
     With `exact`, or where packets cannot be copied (no timestamps, or a start that only an edit list makes visible):
     the picture as H.264 and the first sound track as AAC in mp4, sound alone as wav.
     The stretch is cut to what the file has; one without length gets `LEAST_SECONDS`. Raises MediaError for a file
-    that cannot be read, a stretch outside of it, and a target that cannot be written.
+    that cannot be read, a stretch outside of it, and a target that cannot be written or is there already.
     """
     info = probe(source)
     start = max(start_seconds, info.start_seconds)
@@ -107,8 +109,9 @@ def _containers(info: MediaInfo) -> list[tuple[str, str]]:
 
 def _write(info: MediaInfo, path: Path, write: Callable[[Path], tuple[float, float]]) -> tuple[float, float]:
     """Calls `write` with a name beside `path` and renames what it wrote, so that `path` is whole or not there."""
-    if path.exists() and path.samefile(info.path):
-        raise MediaError(f"'{path}' is the file that is to be cut; write the clips to another folder")
+    if path.exists():
+        reason = "there is a file of that name already, which is not replaced"
+        raise MediaError(f"cannot write '{path}': {reason}", reason=f"its clip cannot be written: {reason}")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -296,17 +299,6 @@ def _mux(writer: Any, packet: Any, stream: Any, origin: Fraction) -> None:
 # ---- encoding
 
 
-@dataclass(kw_only=True)
-class _Decoded:
-    """What was decoded of a stretch: frames one at a time, sound in whole."""
-
-    layout: str
-    rate: int
-    is_16_bit: bool
-    samples: np.ndarray  # float32 (C, S); zeros where the file has no sound
-    heard: list[tuple[int, int]] = field(default_factory=list)  # where it has
-
-
 def _encode(info: MediaInfo, start: float, end: float, path: Path) -> tuple[float, float]:
     sound = _decode_sound(info, start, end)
     options = {} if info.video is None else {"movflags": "+faststart"}
@@ -315,7 +307,7 @@ def _encode(info: MediaInfo, start: float, end: float, path: Path) -> tuple[floa
             if sound is None:
                 raise MediaError(f"no sound of '{info.path}' could be decoded between {start:g} and {end:g} s")
             codec = "pcm_s16le" if sound.is_16_bit else "pcm_s24le"
-            _encode_sound(writer, writer.add_stream(codec, rate=sound.rate, layout=sound.layout), sound)
+            _SoundWriter(writer, writer.add_stream(codec, rate=sound.rate, layout=sound.layout), sound).close()
             return start, end
         frames = _decode_frames(info, start, end)
         first = next(frames, None)
@@ -325,13 +317,16 @@ def _encode(info: MediaInfo, start: float, end: float, path: Path) -> tuple[floa
         track = None
         if sound is not None:  # both streams before the first packet
             rate = sound.rate if sound.rate in _AAC_RATES else 48000
-            track = writer.add_stream("aac", rate=rate, layout=sound.layout)
-            track.bit_rate = _SOUND_BITS_A_SECOND
+            stream = writer.add_stream("aac", rate=rate, layout=sound.layout)
+            stream.bit_rate = _SOUND_BITS_A_SECOND
+            track = _SoundWriter(writer, stream, sound)
         for time, frame in chain([first], frames):
             writer.mux(picture.encode(_ready(frame, picture, time - start)))
+            if track is not None:
+                track.write_until(time - start)
         writer.mux(picture.encode(None))
-        if sound is not None:
-            _encode_sound(writer, track, sound)
+        if track is not None:
+            track.close()
     return start, end
 
 
@@ -417,43 +412,83 @@ def _ready(frame: Any, stream: Any, seconds: float) -> Any:
     return frame
 
 
-def _decode_sound(info: MediaInfo, start: float, end: float) -> _Decoded | None:
-    """The first sound track of a stretch, each block where its timestamp puts it; None where there is none."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Sound:
+    """The first sound track of a stretch."""
+
+    layout: str
+    rate: int
+    is_16_bit: bool
+    blocks: Iterator[np.ndarray]  # float32 (C, S) each, one after another; zeros where the file has no sound
+
+
+def _decode_sound(info: MediaInfo, start: float, end: float) -> _Sound | None:
+    """The sound of [start, end), decoded as its blocks are drawn; None where there is none."""
     if info.audio is None:
         return None
-    sound, resampler = None, None
-    for time, frame in _decoded(info, start, picture=False):
+    frames = _decoded(info, start, picture=False)
+    for time, frame in frames:
         if time >= end:
             break
-        if sound is None or resampler is None:
-            layout, rate = frame.layout.name, frame.sample_rate
-            length = round((end - start) * rate)
-            sound = _Decoded(
-                layout=_LAYOUTS.get(layout, layout),
-                rate=rate,
+        if time + frame.samples / frame.sample_rate > start:
+            return _Sound(
+                layout=_LAYOUTS.get(frame.layout.name, frame.layout.name),
+                rate=frame.sample_rate,
                 is_16_bit=frame.format.name.startswith(("u8", "s16")),
-                samples=np.zeros((frame.layout.nb_channels, length), np.float32),
+                blocks=_sound_blocks(chain([(time, frame)], frames), frame, start, end),
             )
-            resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
+    return None
+
+
+def _sound_blocks(frames: Iterator[tuple[float, Any]], like: Any, start: float, end: float) -> Iterator[np.ndarray]:
+    """The samples of [start, end) of `frames`, each frame where its time puts it and in the form of `like`."""
+    rate, num_channels = like.sample_rate, like.layout.nb_channels
+    length = round((end - start) * rate)
+    resampler = av.AudioResampler(format="fltp", layout=like.layout.name, rate=rate)
+    written, follows = 0, -math.inf  # samples since `start`: given, and where the next frame lies if there is no gap
+    for time, frame in frames:
+        offset = round((time - start) * rate)
+        if offset >= length:
+            break
+        if abs(offset - follows) <= _GAP_SECONDS * rate:
+            offset = follows
+        samples = np.zeros((num_channels, 0), np.float32)
         with contextlib.suppress(*_DAMAGE):
-            offset = round((time - start) * sound.rate)
-            for block in resampler.resample(frame):
-                samples = block.to_ndarray()
-                _place(sound, samples, offset)
-                offset += samples.shape[1]
-    return sound if sound is not None and sound.heard else None
+            samples = np.concatenate([block.to_ndarray() for block in resampler.resample(frame)], axis=1)
+        follows = offset + samples.shape[1]
+        samples = samples[:, max(0, written - offset) : max(0, length - offset)]
+        if samples.shape[1]:
+            yield from _silence(num_channels, max(offset, written) - written, rate)
+            yield samples
+            written = max(offset, written) + samples.shape[1]
+    yield from _silence(num_channels, length - written, rate)
 
 
-def _place(sound: _Decoded, block: np.ndarray, offset: int) -> None:
-    first, stop = max(offset, 0), min(offset + block.shape[1], sound.samples.shape[1])
-    if first < stop:
-        sound.samples[:, first:stop] = block[:, first - offset : stop - offset]
-        sound.heard.append((first, stop))
+def _silence(num_channels: int, length: int, rate: int) -> Iterator[np.ndarray]:
+    for first in range(0, length, rate):
+        yield np.zeros((num_channels, min(rate, length - first)), np.float32)
 
 
-def _encode_sound(writer: Any, stream: Any, sound: _Decoded) -> None:
-    samples = np.ascontiguousarray(sound.samples)
-    frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=sound.layout)
-    frame.sample_rate, frame.time_base, frame.pts = sound.rate, Fraction(1, sound.rate), 0
-    writer.mux(stream.encode(frame))
-    writer.mux(stream.encode(None))
+class _SoundWriter:
+    """Encodes sound block by block, so that it goes along with the picture."""
+
+    def __init__(self, writer: Any, stream: Any, sound: _Sound) -> None:
+        self._writer, self._stream, self._sound = writer, stream, sound
+        self._written = 0
+
+    def write_until(self, seconds: float) -> None:
+        """Encodes the blocks that begin before `seconds`."""
+        while self._written < seconds * self._sound.rate:
+            block = next(self._sound.blocks, None)
+            if block is None:
+                return
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout=self._sound.layout)
+            frame.sample_rate, frame.time_base = self._sound.rate, Fraction(1, self._sound.rate)
+            frame.pts = self._written
+            self._writer.mux(self._stream.encode(frame))
+            self._written += block.shape[1]
+
+    def close(self) -> None:
+        """Encodes the rest, and what the encoder still holds."""
+        self.write_until(math.inf)
+        self._writer.mux(self._stream.encode(None))

@@ -210,7 +210,7 @@ def make_approximate(
     options = options or ApproximateOptions()
     started = time.perf_counter()
     before = tables.snapshot()
-    there = {modality for modality in BOTH if next(before.batches(modality), None) is not None}
+    there = {modality for modality in BOTH if any(len(row_id) for row_id, _ in before.batches(modality))}
     steps = len(there) + 1
     for number, modality in enumerate(sorted(there)):
         progress(number, steps, f"index of neighbours: {modality}")

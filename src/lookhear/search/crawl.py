@@ -21,13 +21,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lookhear.data.lock import only_writer
 from lookhear.data.stretch import Decoded, Gathered, StretchJob, decode_stretches, hash_file
 from lookhear.data.windows import Windows, join_windows
 from lookhear.embedder import Embedder, Embeddings, join_embeddings, load
-from lookhear.errors import IndexStateError
+from lookhear.errors import ConfigError, IndexStateError
 from lookhear.media.workers import LimitedPool
 from lookhear.progress import Progress, quiet
+from lookhear.search.facts import is_index
 from lookhear.search.index import Index, create_index, create_index_beside
 from lookhear.search.summary import CrawlSummary, summarize
 from lookhear.search.survey import WAITING, Look, Seen, Survey, roots_of, stat_of, survey
@@ -52,9 +52,21 @@ class CrawlOptions:
     memory_limit_bytes: int = MEMORY_LIMIT_BYTES
     """of a decoding process"""
     retry_refused: bool = False
-    """refused files are tried again, whatever the reason was"""
+    """refused files are tried again, whatever the reason was; partial ones are in the index as far as they could be
+    read, and only `forget` makes them be read again"""
     settle_seconds: float = 0.0
     """a file that was changed more recently is still being written, and waits"""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ConfigError(f"{self.workers} decoding processes are not possible; give 0 or more workers")
+        if not self.time_limit_seconds > 0 or not self.memory_limit_bytes > 0:
+            raise ConfigError(
+                f"nothing can be decoded in {self.time_limit_seconds:g} s and {self.memory_limit_bytes} bytes; give "
+                "limits above 0"
+            )
+        if not self.settle_seconds >= 0:
+            raise ConfigError(f"no file is {self.settle_seconds:g} s old; give 0 or more seconds to settle")
 
 
 def index(
@@ -79,8 +91,9 @@ def index(
     other settings are those of `CrawlOptions`. Every file found has a row in the end, refused ones with a reason. A
     folder that cannot be listed has one too, and the rows of what was in it stay.
 
-    Raises IndexStateError for a folder that is not there, for one that had media and now has none (a disk that is not
-    mounted looks so), for another model or hop than the index has, and while another process writes to it.
+    Raises ConfigError for settings that cannot be, IndexStateError for a folder that is not there, for one that had
+    media and now has none (a disk that is not mounted looks so), for another model or hop than the index has, and while
+    another process writes to it.
     """
     options = CrawlOptions(
         workers=workers,
@@ -94,16 +107,17 @@ def index(
         roots = roots_of(folders)
         return crawl(open_index(path, model, hop_seconds), roots, options, progress=progress)
     old = Index(path)
-    roots = roots_of([*folders, *old.facts.libraries])
-    embedder = old.embedder() if model is None else model if isinstance(model, Embedder) else load(model)
-    hop = old.facts.hop_seconds if hop_seconds is None and model is None else hop_seconds
-    if embedder.fingerprint == old.facts.fingerprint and hop in (None, old.facts.hop_seconds):
-        raise IndexStateError(
-            f"{path} is of this very model and hop already; leave --beside out to bring it up to date"
-        )
-    with only_writer(path, IndexStateError):
+    with old.writing():
+        roots = roots_of([*folders, *old.facts.libraries])
+        embedder = old.embedder() if model is None else model if isinstance(model, Embedder) else load(model)
+        hop = old.facts.hop_seconds if hop_seconds is None and model is None else hop_seconds
+        if embedder.fingerprint == old.facts.fingerprint and hop in (None, old.facts.hop_seconds):
+            raise IndexStateError(
+                f"{path} is of this very model and hop already; leave --beside out to bring it up to date"
+            )
         target = create_index_beside(path, embedder, hop_seconds=hop)
-    return crawl(target, roots, options, replaces=old, progress=progress)
+        target.remove_orphans()
+        return _crawl(target, roots, options, replaces=old, progress=progress)
 
 
 def crawl(
@@ -111,51 +125,65 @@ def crawl(
     roots: Sequence[Path],
     options: CrawlOptions,
     *,
-    replaces: Index | None = None,
     before: Look | None = None,
     stop: Callable[[], bool] = lambda: False,
     progress: Progress = quiet,
 ) -> CrawlSummary:
     """Brings `target` up to date with the folders `roots` (`survey.roots_of`).
 
-    `replaces`: the index in whose place `target` is put in the end. `before`: what an earlier look found; what is new
-    or changed since then waits. Once `stop` says so, what is complete is written and the rest is left.
+    `before`: what an earlier look found; what is new or changed since then waits. Once `stop` says so, what is complete
+    is written and the rest is left.
     """
-    embedder = target.embedder()
+    embedder = target.embedder()  # not while others wait to write
     with target.writing():
         target.check_model(embedder)  # until now another process could put an index of another model in its place
-        found = survey(
-            target,
-            roots,
-            retry_refused=options.retry_refused,
-            settle_seconds=options.settle_seconds,
-            before=before,
-            guard=replaces,
-        )
-        if embedder.path is not None:
-            target.record_model(embedder.path)
-        target.add_libraries(str(root) for root in roots)
-        crawling = _Crawl(target, embedder, found, progress, stop, retry_refused=options.retry_refused)
-        with LimitedPool(
-            options.workers,
-            time_limit_seconds=options.time_limit_seconds,
-            memory_limit_bytes=options.memory_limit_bytes,
-        ) as pool:
-            crawling.run(pool)
-        if crawling.left:  # what is gone may be among these, under a new name
-            found = replace(found, gone=())
-        target.remove_files(found.gone)
-        target.remove_orphans()
-        if found.todo or found.gone:
-            target.compact()
-        if replaces is not None and not crawling.left:
-            target.switch()
+        return _crawl(target, roots, options, before=before, stop=stop, progress=progress)
+
+
+def _crawl(
+    target: Index,
+    roots: Sequence[Path],
+    options: CrawlOptions,
+    *,
+    replaces: Index | None = None,
+    before: Look | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Progress,
+) -> CrawlSummary:
+    """`crawl`, by the process that holds the right to write. `replaces`: in whose place `target` is put in the end."""
+    embedder = target.embedder()
+    found = survey(
+        target,
+        roots,
+        retry_refused=options.retry_refused,
+        settle_seconds=options.settle_seconds,
+        before=before,
+        guard=replaces,
+    )
+    if embedder.path is not None:
+        target.record_model(embedder.path)
+    target.add_libraries(str(root) for root in roots)
+    crawling = _Crawl(target, embedder, found, progress, stop, retry_refused=options.retry_refused)
+    with LimitedPool(
+        options.workers,
+        time_limit_seconds=options.time_limit_seconds,
+        memory_limit_bytes=options.memory_limit_bytes,
+    ) as pool:
+        crawling.run(pool)
+    if crawling.left:  # what is gone may be among these, under a new name
+        found = replace(found, gone=())
+    target.remove_files(found.gone)
+    target.remove_orphans()
+    if found.todo or found.gone:
+        target.compact()
+    if replaces is not None and not crawling.left:
+        target.switch()
     return summarize(target, roots, found, crawling.left)
 
 
 def open_index(path: Path, model: "str | Path | Embedder | None", hop_seconds: float | None) -> Index:
     """The index at `path`, made if there is none. Raises IndexStateError for another hop than it has."""
-    if (path / "index.json").exists():
+    if is_index(path):
         target = Index(path, model=model)
         if hop_seconds is not None and abs(hop_seconds - target.facts.hop_seconds) > 1e-9:
             raise IndexStateError(
@@ -319,8 +347,9 @@ class _Crawl:
             if file.doubt:
                 row = _row(file, "refused", file.doubt, file_id="")
             elif stat_of(file.seen.full_path) != (file.seen.size_bytes, file.seen.mtime_ns):
-                # What was decoded is not what was hashed. The next run finds another size or time.
-                row = _row(file, "refused", "it was changed while it was read; index again", file_id="")
+                # What was decoded is not what was hashed. The next run finds another size or time, or no file.
+                what = "changed" if file.seen.full_path.exists() else "deleted"
+                row = _row(file, "refused", f"it was {what} while it was read; index again", file_id="")
             elif row.file_id:
                 self._known[row.file_id] = row
                 self._moments += [] if row.status == "refused" else [_moments(row.file_id, file.parts, self._width)]

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,13 +41,37 @@ class CutHits:
     skipped: tuple[Skipped, ...]
 
 
-def cut_hits(hits: Sequence[Hit], folder: str | Path, *, exact: bool = False, progress: Progress = quiet) -> CutHits:
+def check_clip_folder(folder: Path, libraries: Iterable[str | Path]) -> None:
+    """Raises UserError unless `folder` is new or empty, and in none of `libraries`: a crawl would index the clips."""
+    for library in libraries:
+        if folder.resolve().is_relative_to(library):
+            raise UserError(
+                f"{folder} is in {library}, which is indexed: its next crawl would take the clips for media of "
+                "their own; name a folder outside"
+            )
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder} is not empty, and nothing in it is replaced; name a new folder")
+    except OSError as error:
+        raise UserError(f"cannot use the folder {folder}: {error.strerror or error}; name another place") from error
+
+
+def cut_hits(
+    hits: Sequence[Hit],
+    folder: str | Path,
+    *,
+    exact: bool = False,
+    libraries: Iterable[str | Path] = (),
+    progress: Progress = quiet,
+) -> CutHits:
     """Cuts every hit into `folder`: packets as they are from a keyframe on, or with `exact` encoded anew.
 
-    Clips are named by rank, source and start, such as 003_dog_12.40s.mp4; one of the same name is replaced. A hit
-    whose file cannot be read is left out with a reason. Raises UserError where the folder cannot be written to.
+    Clips are named by rank, source and start, such as 003_dog_12.40s.mp4. A hit whose file cannot be read is left out
+    with a reason. `libraries` are the indexed folders (`Index.facts.libraries`). Raises UserError where the folder
+    cannot be written to, is not empty, or is in one of these.
     """
     folder = Path(folder)
+    check_clip_folder(folder, libraries)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

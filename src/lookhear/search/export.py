@@ -69,19 +69,22 @@ class Exported:
 def export_hits(hits: Sequence[Hit], *, format: Format, out: str | Path, title: str = TITLE) -> Exported:  # noqa: A002
     """Writes hits as `format` to the file `out`; a file appears under its name only when it is whole.
 
-    Several edit lists get their rate before the suffix: found.25.edl, found.29.97df.edl. Raises UserError where the
-    file cannot be written or the format is unknown.
+    Several edit lists get their rate before the suffix: found.25.edl, found.29.97df.edl. Raises UserError where a
+    file cannot be written or is there already, or the format is unknown.
     """
     out = Path(out)
-    _check_name(out)
+    check_new_file(out)
     rendered = render_hits(hits, format=format, title=title)
-    files = []
-    for document in rendered.documents:
-        path = out.with_name(f"{out.stem}.{document.part}{out.suffix}") if document.part else out
-        write_whole(path, to_bytes(document.text))
-        files.append(str(path))
+    files = {
+        out.with_name(f"{out.stem}.{document.part}{out.suffix}") if document.part else out: document.text
+        for document in rendered.documents
+    }
+    for path in files:  # all of them before one is written
+        check_new_file(path)
+    for path, text in files.items():
+        write_whole(path, to_bytes(text))
     return Exported(
-        files=tuple(files),
+        files=tuple(map(str, files)),
         hits=len(hits) - len(rendered.skipped),
         skipped=rendered.skipped,
         notes=rendered.notes,
@@ -129,7 +132,7 @@ def write_whole(path: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def appearing(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to, renamed to it in the end; raises UserError where that cannot be done."""
-    _check_name(path)
+    check_new_file(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,9 +147,12 @@ def appearing(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
-def _check_name(path: Path) -> None:
+def check_new_file(path: Path) -> None:
+    """Raises UserError where `path` is a folder, or a file that is there already."""
     if not path.name or path.is_dir():
         raise UserError(f"cannot write {path}: it is a folder; name a file")
+    if path.exists():
+        raise UserError(f"cannot write {path}: it is there already, and nothing is replaced; name another file")
 
 
 def _one(text: str, skipped: tuple[Skipped, ...] = ()) -> Rendered:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,16 +94,28 @@ def write_facts(path: Path, facts: IndexFacts, *, is_next: bool = False) -> None
     """Writes index.json, whole or not at all. Raises IndexStateError where that is not possible."""
     name = _NEXT_NAME if is_next else _FACTS_NAME
     new = path / f"{name}.{os.getpid()}.tmp"
-    try:
+    with _changing(path):
+        try:
+            new.write_bytes(json.dumps(to_dict(facts), indent=2).encode())
+            new.replace(path / name)
+        finally:
+            with contextlib.suppress(OSError):
+                new.unlink(missing_ok=True)
+
+
+def make_place(path: Path) -> None:
+    """Makes the folder of a new index. Raises IndexStateError unless nothing is there, or an empty folder."""
+    with _changing(path):
+        if path.exists() and not path.is_dir():
+            raise IndexStateError(f"{path} is a file; an index needs a folder (--index DIR)")
+        if path.is_dir() and any(entry.suffix != ".tmp" and entry.name != LOCK_NAME for entry in path.iterdir()):
+            raise IndexStateError(f"{path} is not an index and is not empty; choose another folder (--index DIR)")
         path.mkdir(parents=True, exist_ok=True)
-        new.write_bytes(json.dumps(to_dict(facts), indent=2).encode())
-        new.replace(path / name)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            new.unlink(missing_ok=True)
-        raise IndexStateError(
-            f"cannot write {path}: {error.strerror or error}; mend that or choose another folder (--index DIR)"
-        ) from None
+
+
+def is_index(path: Path) -> bool:
+    """Whether there is an index at `path`, of whatever format."""
+    return (path / _FACTS_NAME).exists()
 
 
 def has_next(path: Path) -> bool:
@@ -112,12 +125,25 @@ def has_next(path: Path) -> bool:
 
 def switch_to_next(path: Path) -> None:
     """Makes the index that was made beside this one the index, in one step."""
-    (path / _NEXT_NAME).replace(path / _FACTS_NAME)
+    with _changing(path):
+        (path / _NEXT_NAME).replace(path / _FACTS_NAME)
 
 
 def drop_next(path: Path) -> None:
     """Gives up the index that was made beside this one; its tables go with `drop_strays`."""
-    (path / _NEXT_NAME).unlink(missing_ok=True)
+    with _changing(path):
+        (path / _NEXT_NAME).unlink(missing_ok=True)
+
+
+def drop_tables(path: Path, name: str) -> None:
+    """Deletes the folder `name` of tables that no facts name any more."""
+    try:
+        shutil.rmtree(path / name)
+    except OSError as error:
+        raise IndexStateError(
+            f"cannot delete {path / name}: {error.strerror or error}; the index does not use it any more, but what was "
+            "in it is still on the disk: delete the folder"
+        ) from None
 
 
 def drop_strays(path: Path) -> None:
@@ -130,9 +156,11 @@ def drop_strays(path: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)  # what cannot go now goes the next time
 
 
-def check_place(path: Path) -> None:
-    """Raises IndexStateError unless a new index can be made at `path`: nothing there, or an empty folder."""
-    if path.exists() and not path.is_dir():
-        raise IndexStateError(f"{path} is a file; an index needs a folder (--index DIR)")
-    if path.is_dir() and any(entry.suffix != ".tmp" and entry.name != LOCK_NAME for entry in path.iterdir()):
-        raise IndexStateError(f"{path} is not an index and is not empty; choose another folder (--index DIR)")
+@contextlib.contextmanager
+def _changing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise IndexStateError(
+            f"cannot write {path}: {error.strerror or error}; mend that or choose another folder (--index DIR)"
+        ) from None

@@ -14,7 +14,7 @@ by writing index.json with the name of the new ones; an `Index` that is open not
 """
 
 import contextlib
-import shutil
+import functools
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,10 +35,12 @@ from lookhear.search.facts import (
     FORMAT,
     Approximate,
     IndexFacts,
-    check_place,
     drop_next,
     drop_strays,
+    drop_tables,
     has_next,
+    is_index,
+    make_place,
     read_facts,
     switch_to_next,
     write_facts,
@@ -60,6 +62,10 @@ EXACT_MOMENTS = 1_000_000
 _GROWTH = 1.5
 
 __all__ = ["FileRow", "Index", "IndexStatus", "MomentRows", "create_index", "create_index_beside"]
+
+
+# One for every shape of query that was asked: queries by files of many lengths have many.
+_MAX_CALIBRATIONS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,14 +270,18 @@ class Index:
             page=page,
             at_least=at_least,
         )
-        library = self.library()
-        if request.fingerprint != self.facts.fingerprint:
-            raise IndexStateError(f"{self.path} is now of another model than this request was made with; make it again")
-
-        def calibrated(asked: Modality, searched: Modality, offset_seconds: np.ndarray) -> Calibration:
-            return self._calibration(library, asked, searched, offset_seconds)
-
-        return find_hits(library, terms, calibrated)
+        while True:
+            library, tables = self.library(), self._tables
+            if request.fingerprint != self.facts.fingerprint:
+                raise IndexStateError(
+                    f"{self.path} is now of another model than this request was made with; make it again"
+                )
+            try:
+                return find_hits(library, terms, functools.partial(self._calibration, library))
+            except IndexStateError:
+                self.refresh()
+                if self._tables is tables:
+                    raise  # otherwise they were replaced while they were read
 
     def embedder(self) -> "Embedder":
         """The model of this index, loaded when first asked for."""
@@ -314,6 +324,8 @@ class Index:
             some = library if isinstance(library, Library) else library.sample(float(offset_seconds[-1]))
             known = calibrate(some, asked, searched, offset_seconds)
             with self._lock:
+                while len(self._calibrations) >= _MAX_CALIBRATIONS:
+                    del self._calibrations[next(iter(self._calibrations))]  # the oldest
                 self._calibrations[key] = known
         return known
 
@@ -414,7 +426,7 @@ class Index:
 
         Another process that is reading must open the old tables anew; an `Index` does so with its next search.
         """
-        old = self.path / self.facts.tables
+        old = self.facts.tables
         gone = set(folders)
         libraries = tuple(name for name in self.facts.libraries if name not in gone)
         facts = replace(self.facts, tables=f"tables-{uuid4().hex[:8]}", libraries=libraries)
@@ -423,7 +435,7 @@ class Index:
         self._tables.copy_to(new, [row for row in self.files() if (row.library, row.path) not in erased])
         write_facts(self.path, facts, is_next=self._is_next)
         self.refresh()
-        shutil.rmtree(old)
+        drop_tables(self.path, old)
 
     def switch(self) -> None:
         """Puts this index, which was made beside another, in the place of that one, whose tables are deleted."""
@@ -435,19 +447,23 @@ class Index:
 def create_index(path: str | Path, embedder: "Embedder", *, hop_seconds: float | None = None) -> Index:
     """A new, empty index for one model; `hop_seconds` None is half a window.
 
-    Raises IndexStateError if something else lies at `path` already, or it cannot be written.
+    Raises IndexStateError if something lies at `path` already, or it cannot be written.
     """
     path = Path(path)
-    check_place(path)
-    write_facts(path, _new_facts(embedder, hop_seconds))
+    facts = _new_facts(embedder, hop_seconds)
+    make_place(path)
+    with only_writer(path, IndexStateError):
+        if is_index(path):
+            raise IndexStateError(f"another process has just made an index at {path}; run the same command again")
+        write_facts(path, facts)
     return Index(path, model=embedder)
 
 
 def create_index_beside(path: str | Path, embedder: "Embedder", *, hop_seconds: float | None = None) -> Index:
     """An index by another model inside the folder of one that exists; `Index.switch` puts it in its place.
 
-    One that was begun with the same model and hop goes on, another one is given up. Only inside `only_writer`, or
-    where nobody else writes.
+    One that was begun with the same model and hop goes on, another one is given up. Only inside `writing` of the one
+    that exists.
     """
     path = Path(path)
     facts = _new_facts(embedder, hop_seconds, tables=f"tables-{uuid4().hex[:8]}")

@@ -1,12 +1,17 @@
 """`Snapshot`: the table of moments as it was at one commit, read row by row. `tables.py` gives it."""
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import functools
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 
+from lookhear.errors import IndexStateError
 from lookhear.search.library import Modality, Vectors
 
 COLUMNS: dict[Modality, str] = {"sound": "audio", "picture": "visual"}
@@ -34,18 +39,61 @@ class Neighbours:
     cosine: np.ndarray  # float32 (N,)
 
 
-class Snapshot:
-    """Reads of one commit agree with each other, whatever others write meanwhile."""
+P = ParamSpec("P")
+R = TypeVar("R")
 
-    def __init__(self, table: Any, width: int) -> None:
-        """`table` is a LanceDB table that was checked out at one version."""
+
+@contextlib.contextmanager
+def telling(path: Path) -> Iterator[None]:
+    """What the disk or the database says against the tables at `path` becomes one sentence."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        raise IndexStateError(
+            f"cannot use {path}: {_reason(error)}; mend that and run the same command again, what was complete is in "
+            "the index; if it stays so the index is damaged, so make another one (--index DIR)"
+        ) from error
+
+
+def told(method: Callable[P, R]) -> Callable[P, R]:
+    """A method, under `telling`, of something with the `path` of tables."""
+
+    @functools.wraps(method)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        with telling(args[0].path):  # type: ignore[attr-defined]
+            return method(*args, **kwargs)
+
+    return wrapped
+
+
+def _reason(error: Exception) -> str:
+    """What the system said, which LanceDB gives between names of its own and places in its source."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    said = " ".join(str(error).split())
+    if from_system := re.search(r"([^:]+) \(os error \d+\)", said):
+        return from_system[1].strip()
+    return re.sub(r", /\S+\.rs:\d+:\d+|^lance error: ", "", said)
+
+
+class Snapshot:
+    """Reads of one commit agree with each other, whatever others write meanwhile.
+
+    Every method raises IndexStateError where the disk or the database fails.
+    """
+
+    def __init__(self, table: Any, width: int, path: Path) -> None:
+        """`table` is a LanceDB table that was checked out at one version; `path` names it in errors."""
         self._table = table
+        self.path = path
         self.width = width
         self.version = int(table.version)
 
+    @told
     def __len__(self) -> int:
         return int(self._table.count_rows())
 
+    @told
     def keys(self) -> Keys:
         """All moments."""
         data = self._table.search().select(["file_id", "start_seconds", "end_seconds"]).with_row_id(True).to_arrow()
@@ -65,6 +113,7 @@ class Snapshot:
             row_id=row_id[order],
         )
 
+    @told
     def vectors(self, row_id: np.ndarray, modalities: Sequence[Modality] = BOTH) -> Vectors:
         """Of moments (N,), in their order; what is not among `modalities` is left out, as if they had none."""
         found = {modality: self._absent(len(row_id)) for modality in BOTH}
@@ -83,10 +132,12 @@ class Snapshot:
     def batches(self, modality: Modality) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
         """uint64 (N,) and float32 (N, E), piece by piece: all moments that have a vector of this modality."""
         column = COLUMNS[modality]
-        for batch in self._table.search().select([column]).with_row_id(True).to_batches(batch_size=_ROWS_A_BATCH):
-            vectors, has = vectors_of(batch.column(column), self.width, np.arange(batch.num_rows))
-            yield batch.column("_rowid").to_numpy()[has], vectors[torch.from_numpy(has)]
+        with telling(self.path):
+            for batch in self._table.search().select([column]).with_row_id(True).to_batches(batch_size=_ROWS_A_BATCH):
+                vectors, has = vectors_of(batch.column(column), self.width, np.arange(batch.num_rows))
+                yield batch.column("_rowid").to_numpy()[has], vectors[torch.from_numpy(has)]
 
+    @told
     def neighbours(
         self, modality: Modality, vector: torch.Tensor, count: int, *, probes: int, refine: int, condition: str = ""
     ) -> Neighbours:

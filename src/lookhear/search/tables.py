@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lookhear.search.library import Library, LibraryFile
-from lookhear.search.snapshot import Snapshot, vectors_of
+from lookhear.search.snapshot import Snapshot, told, vectors_of
 
 # Older versions of the tables are kept this long for processes that are still reading them.
 KEEP_VERSIONS = datetime.timedelta(hours=1)
@@ -54,7 +54,10 @@ class MomentRows:
 
 
 class Tables:
-    """The two LanceDB tables. They are made when first touched, and every read sees the latest commit."""
+    """The two LanceDB tables. They are made when first touched, and every read sees the latest commit.
+
+    Every method raises IndexStateError where the disk or the database fails: full, read-only, damaged.
+    """
 
     def __init__(self, path: Path, width: int) -> None:
         self.path = path
@@ -104,6 +107,7 @@ class Tables:
 
         return lancedb.connect(str(self.path), read_consistency_interval=datetime.timedelta(0))
 
+    @told
     def copy_to(self, other: "Tables", rows: Sequence[FileRow]) -> None:
         """Writes `rows`, and the moments that they name, into other tables, which are empty."""
         import pyarrow as pa
@@ -119,11 +123,13 @@ class Tables:
         if rows:
             other.put_files(rows)
 
+    @told
     def version(self) -> tuple[int, int]:
         """Of both tables; another one after every commit."""
         files, moments = self._open()
         return int(files.version), int(moments.version)
 
+    @told
     def files(self) -> list[FileRow]:
         """All rows, in the order of library and path."""
         table, _ = self._open()
@@ -133,6 +139,7 @@ class Tables:
             rows.append(FileRow(**(values | text)))
         return sorted(rows, key=lambda row: (row.library, row.path))
 
+    @told
     def put_files(self, rows: Sequence[FileRow]) -> None:
         """Adds or replaces rows (by library and path) in one commit."""
         import pyarrow as pa
@@ -145,11 +152,13 @@ class Tables:
         new = pa.Table.from_pylist(records, schema=table.schema)
         table.merge_insert("row_id").when_matched_update_all().when_not_matched_insert_all().execute(new)
 
+    @told
     def delete_files(self, rows: Sequence[FileRow]) -> None:
         """Deletes rows (by library and path)."""
         table, _ = self._open()
         _delete(table, "row_id", [_row_id(row) for row in rows])
 
+    @told
     def add_moments(self, parts: Sequence[MomentRows]) -> None:
         """Adds moments in one commit."""
         import pyarrow as pa
@@ -174,28 +183,33 @@ class Tables:
         ]
         table.add(pa.Table.from_arrays(columns, schema=table.schema))
 
+    @told
     def delete_moments(self, file_ids: Sequence[str]) -> None:
         """Deletes all moments of these contents."""
         _, table = self._open()
         _delete(table, "file_id", file_ids)
 
+    @told
     def moment_file_ids(self) -> set[str]:
         """The contents that have moments."""
         _, table = self._open()
         return set(table.search().select(["file_id"]).to_arrow().column("file_id").unique().to_pylist())
 
+    @told
     def compact(self) -> None:
         """Joins small fragments and drops versions that nobody can still be reading."""
         for table in self._open():
             table.optimize(cleanup_older_than=KEEP_VERSIONS)
 
+    @told
     def snapshot(self) -> Snapshot:
         """The moments as they are now, to be read piece by piece."""
         _, table = self._open()
         fixed = self._connection().open_table("moments")
         fixed.checkout(table.version)
-        return Snapshot(fixed, self._width)
+        return Snapshot(fixed, self._width, self.path)
 
+    @told
     def index_neighbours(self, column: str) -> None:
         """Makes LanceDB's index of nearest neighbours of a column of vectors, in place of one that is there."""
         from lancedb.index import IvfRq
@@ -203,12 +217,14 @@ class Tables:
         _, table = self._open()
         table.create_index(column, config=IvfRq(distance_type="cosine"), replace=True)
 
+    @told
     def drop_neighbours(self) -> None:
         """Drops the indices of nearest neighbours."""
         _, table = self._open()
         for found in table.list_indices():
             table.drop_index(found.name)
 
+    @told
     def library(self, contents: tuple[LibraryFile, ...], *, window_seconds: float, hop_seconds: float) -> Library:
         """The moments of `contents` in memory."""
         _, table = self._open()

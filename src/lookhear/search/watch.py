@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lookhear.embedder import Embedder
-from lookhear.errors import UserError
+from lookhear.errors import ConfigError, UserError
 from lookhear.progress import Progress, quiet
 from lookhear.search.crawl import CrawlOptions, crawl, open_index
 from lookhear.search.summary import CrawlSummary
@@ -39,6 +39,8 @@ def watch(
     it. What a user can mend (a folder that has vanished, another process that writes) goes to `complain`, once, and the
     next look tries again; at the first look it is raised.
     """
+    if not every_seconds > 0:
+        raise ConfigError(f"a look every {every_seconds:g} s is not possible; give seconds above 0")
     options = options or CrawlOptions(settle_seconds=SETTLE_SECONDS)
     roots = roots_of(folders)
     target = open_index(Path(index_path), model, hop_seconds)
