@@ -8,7 +8,7 @@ in index.json.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,15 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookhear.progress import Progress, quiet
-from lookhear.search.facts import Approximate
+from lookhear.search.facts import NEAREST, Approximate
 from lookhear.search.large import Extents, LargeLibrary, Shortlist, places_of
 from lookhear.search.library import LibraryFile, Modality
 from lookhear.search.query import Calibrate, Query, Terms
 from lookhear.search.snapshot import BOTH, COLUMNS, Snapshot
 from lookhear.search.tables import Tables
 
-NEAREST = 10
 # Moments that a shortlist has at least for a window of a query, as in the measurement of recall.
 NAMED = 64
 # A longer query is looked up by this many of its windows, evenly spread.
@@ -204,18 +202,20 @@ class _Named:
 
 
 def make_approximate(
-    tables: Tables, *, options: ApproximateOptions | None = None, progress: Progress = quiet
+    tables: Tables, *, options: ApproximateOptions | None = None, tell: Callable[[str], None] = lambda _: None
 ) -> Approximate:
-    """Makes the index of neighbours of all vectors, and measures what it misses. Takes minutes for a million."""
+    """Makes the index of neighbours of all vectors, and measures what it misses. Takes minutes for a million.
+
+    `tell` is told what is being done.
+    """
     options = options or ApproximateOptions()
     started = time.perf_counter()
     before = tables.snapshot()
     there = {modality for modality in BOTH if any(len(row_id) for row_id, _ in before.batches(modality))}
-    steps = len(there) + 1
-    for number, modality in enumerate(sorted(there)):
-        progress(number, steps, f"index of neighbours: {modality}")
+    for modality in sorted(there):
+        tell(f"making the index of neighbours: {modality}")
         tables.index_neighbours(COLUMNS[modality])
-    progress(len(there), steps, "recall")
+    tell("measuring the recall of the index of neighbours")
     snapshot = tables.snapshot()
     sample = _sample(snapshot, options.sampled)
     nearest = {searched: _nearest(snapshot, searched, sample) for searched in there}
@@ -225,7 +225,6 @@ def make_approximate(
         if min(recall.values(), default=1.0) >= options.enough_recall or probes >= options.most_probes:
             break
         probes *= 2
-    progress(steps, steps)
     return Approximate(
         moments=len(snapshot),
         probes=probes,

@@ -14,6 +14,7 @@ from lookhear.data.lock import LOCK_NAME
 from lookhear.errors import ConfigError, IndexStateError
 
 FORMAT = 1
+NEAREST = 10
 _FACTS_NAME = "index.json"
 _NEXT_NAME = "index.next.json"
 
@@ -35,9 +36,10 @@ class Approximate:
     build_seconds: float
 
     @property
-    def lowest_recall(self) -> float:
-        """Of all modalities."""
-        return min(self.recall_at_10.values(), default=1.0)
+    def recall(self) -> str:
+        """The lowest recall in words."""
+        lowest = min(self.recall_at_10.values(), default=1.0)
+        return f"{lowest:.1%} of the {NEAREST} nearest moments are found, measured on {self.sampled} moments"
 
 
 @dataclass(frozen=True, kw_only=True)

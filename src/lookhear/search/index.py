@@ -17,7 +17,7 @@ import contextlib
 import functools
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,6 @@ import numpy as np
 from lookhear.config import to_dict
 from lookhear.data.lock import only_writer
 from lookhear.errors import IndexStateError
-from lookhear.progress import Progress, quiet
 from lookhear.search.approximate import make_approximate, near_library
 from lookhear.search.calibration import Calibration, calibrate
 from lookhear.search.facts import (
@@ -405,7 +404,7 @@ class Index:
         named = {row.file_id for row in self.files() if row.num_moments}
         self._tables.delete_moments(sorted(self._tables.moment_file_ids() - named))
 
-    def keep_up(self, exact_moments: int, *, progress: Progress = quiet) -> None:
+    def keep_up(self, exact_moments: int, *, tell: Callable[[str], None] = lambda _: None) -> None:
         """Makes the index of neighbours where there are more moments than `exact_moments`, again once they are half as
         many more than when it was made, and drops it where there are fewer."""
         known, moments = self.facts.approximate, len(self._tables.snapshot())
@@ -414,7 +413,7 @@ class Index:
                 self._change(approximate=None)
                 self._tables.drop_neighbours()
         elif known is None or moments > _GROWTH * known.moments:
-            self._change(approximate=make_approximate(self._tables, progress=progress))
+            self._change(approximate=make_approximate(self._tables, tell=tell))
 
     def compact(self) -> None:
         """Joins small fragments and drops versions that nobody can still be reading."""
@@ -429,7 +428,7 @@ class Index:
         old = self.facts.tables
         gone = set(folders)
         libraries = tuple(name for name in self.facts.libraries if name not in gone)
-        facts = replace(self.facts, tables=f"tables-{uuid4().hex[:8]}", libraries=libraries)
+        facts = replace(self.facts, tables=f"tables-{uuid4().hex[:8]}", libraries=libraries, approximate=None)
         new = self._tables_of(facts)
         erased = {(row.library, row.path) for row in rows}
         self._tables.copy_to(new, [row for row in self.files() if (row.library, row.path) not in erased])
