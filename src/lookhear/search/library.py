@@ -312,7 +312,7 @@ NEIGHBOUR_SHARE = 0.7
 
 
 def merge_alignments(
-    library: Library,
+    library: Moments,
     alignments: Alignments,
     score: np.ndarray,
     tie_break: np.ndarray,
@@ -347,7 +347,7 @@ def _best(score: np.ndarray, tie_break: np.ndarray, limit: int) -> np.ndarray:
 
 
 def _grow(
-    library: Library, alignments: Alignments, score: np.ndarray, order: np.ndarray, span_seconds: float, top: int
+    library: Moments, alignments: Alignments, score: np.ndarray, order: np.ndarray, span_seconds: float, top: int
 ) -> list[Span]:
     begin = library.start_seconds[library.first.clip(max=len(library) - 1)]  # (F,); unused files are never asked
     finish = library.file_end_seconds()
