@@ -56,12 +56,11 @@ _MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def _peak_bytes() -> int | None:
-    known = _status_bytes("VmHWM")
-    if known is not None or sys.platform == "win32":
-        return known
-    import resource
+    if sys.platform == "darwin":
+        import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of macOS, in bytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return _status_bytes("VmHWM")
 
 
 def _status_bytes(name: str) -> int | None:

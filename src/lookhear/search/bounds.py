@@ -86,7 +86,7 @@ def bounds(moments: Moments, scan: Scan, terms: Terms, calibrate: Calibrate, pas
             begin = (moments.start_seconds + moments.end_seconds - reach) / 2
         if not passes.all():
             score = score.masked_fill(torch.from_numpy(~passes[file_rank]), -math.inf)
-        return Bounds(file_rank=file_rank, from_seconds=begin, reach_seconds=reach, score=_raised(score))
+        return Bounds(file_rank=file_rank, from_seconds=begin, reach_seconds=reach, score=score)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,8 +117,8 @@ class _Scoring:
         if self.terms.against:
             less = torch.zeros(len(self.moments))
             for query in self.terms.against:
-                less = torch.maximum(less, self._around(query, sign=-1) - _SLACK)
-            is_lost = (less > NEUTRAL_SURPRISE) & (less >= mean + _SLACK)
+                less = torch.maximum(less, self._around(query, sign=-1))
+            is_lost = (less > NEUTRAL_SURPRISE) & (less >= mean)
             mean = (mean - (less - NEUTRAL_SURPRISE).clamp(min=0.0)).masked_fill(is_lost, -math.inf)
         return mean
 
@@ -168,7 +168,7 @@ class _Scoring:
         steps = np.linspace(_LEAST_COSINE, _MOST_COSINE, _NUM_STEPS + 1)
         edge = steps[1:] + cosines.error if sign > 0 else steps[:-1] - cosines.error
         table = calibration.surprise(edge.clip(max=1.0 + _SLACK))
-        surprise = _read(mean, table, _LEAST_COSINE, _MOST_COSINE)
+        surprise = _read(mean, table, _LEAST_COSINE, _MOST_COSINE, sign)
         return _Told(
             surprise=surprise if present is None else surprise.masked_fill(~present, -math.inf),
             weight=calibration.weight,
@@ -206,11 +206,6 @@ class _Cosines:
     error: float  # that they may be off
 
 
-def _raised(score: Tensor) -> Tensor:
-    """By what rounding to float32 may have taken away."""
-    return torch.where(torch.isinf(score), score, score + _SLACK * (1.0 + score.abs()))
-
-
 def _together(told: list[_Told], balance: float, sign: int) -> Tensor:
     if len(told) == 1:
         return told[0].surprise
@@ -228,10 +223,11 @@ def _together(told: list[_Told], balance: float, sign: int) -> Tensor:
     nothing = np.zeros(_NUM_STEPS)
     pieces = (alone, nothing) if heavy == 0 else (nothing, alone)
     table = combined_surprise(pieces[0], weights[0], pieces[1], weights[1])
-    return _read(total, table, least, most).masked_fill(missing, -math.inf)
+    return _read(total, table, least, most, sign).masked_fill(missing, -math.inf)
 
 
-def _read(values: Tensor, table: np.ndarray, least: float, most: float) -> Tensor:
-    """float32, as `values`: what a table of equal steps from `least` to `most` says."""
-    step = ((values - least) * (len(table) / (most - least))).clamp_(0, len(table) - 1).to(torch.int32)
-    return torch.from_numpy(table.astype(np.float32))[step]
+def _read(values: Tensor, table: np.ndarray, least: float, most: float, sign: int) -> Tensor:
+    """float32, as `values`: what a table of equal steps from `least` to `most` says, and what rounding may add."""
+    raised = torch.from_numpy((table + sign * _SLACK * (1.0 + np.abs(table))).astype(np.float32))
+    step = (values - least).mul_(len(table) / (most - least)).clamp_(0, len(table) - 1).to(torch.int32)
+    return raised[step]

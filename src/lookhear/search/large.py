@@ -19,15 +19,15 @@ from torch import Tensor
 
 from lookhear.search.bounds import Bounds, bounds
 from lookhear.search.filters import narrowed
-from lookhear.search.library import Library, LibraryFile, Modality, Moments, Stretches, part_of, runs
+from lookhear.search.library import Library, LibraryFile, Modality, Moments, Stretches, Vectors, part_of, runs
 from lookhear.search.matrix import Matrix, open_matrix
 from lookhear.search.query import Calibrate, Found, Hit, Terms, find_spans
 from lookhear.search.snapshot import BOTH, Snapshot
 
 # Alignments on the first shortlist, and for each hit.
-_SHORTLIST, _SHORTLIST_A_HIT = 64, 4
+_SHORTLIST, _SHORTLIST_A_HIT = 32, 4
 # Moments on either side that are read with an alignment, before a hit is known to need more; and times more then.
-_MARGIN, _MORE = 8, 8
+_MARGIN, _MORE = 6, 4
 # Moments that are read at once, and for each hit.
 _MOST_READ, _MOST_READ_A_HIT = 1 << 16, 64
 # Of which scores are calibrated: in stretches at least as long as this, and twice as long as a query reaches.
@@ -230,13 +230,14 @@ def _find(library: LargeLibrary, shortlist: Shortlist, terms: Terms, calibrate: 
     count = max(_SHORTLIST, _SHORTLIST_A_HIT * terms.num_spans)
     a_span = math.ceil(terms.reach_seconds / library.hop_seconds) + 2 * _MARGIN
     extents = shortlist.best(max(terms.num_spans, min(count, most // a_span)))
+    reader = _Reader(library, terms.modalities)
     wider: list[_Run] = []
     margin, found = _MARGIN, None
     while len(extents):
         stretches = _stretches(library, extents, wider)
         if found is not None and int((stretches.end - stretches.first).sum()) > most:
             break  # so many alike that the order of the last ones means nothing
-        part = library.part(stretches, terms.modalities)
+        part = reader.part(stretches)
         found = find_spans(part, terms, calibrate)
         reaching = _reaching(part, found)
         if reaching:
@@ -244,17 +245,33 @@ def _find(library: LargeLibrary, shortlist: Shortlist, terms: Terms, calibrate: 
             wider += [
                 _Run(first=int(stretches.first[k]) - margin, end=int(stretches.end[k]) + margin) for k in reaching
             ]
-            continue
-        if extents.is_all:
-            break
-        count = _count_needed(shortlist, extents, found, terms)
-        if not count:
-            break
-        more = shortlist.best(min(count, most))
-        if len(more) <= len(extents):
+        count = 0 if extents.is_all else _count_needed(shortlist, extents, found, terms)
+        more = shortlist.best(min(count, most)) if count else extents
+        if not reaching and len(more) <= len(extents):
             break
         extents = more
     return found
+
+
+class _Reader:
+    """Reads stretches of a library, and of those that it has read before nothing again."""
+
+    def __init__(self, library: LargeLibrary, modalities: Sequence[Modality]) -> None:
+        self._library = library
+        self._modalities = modalities
+        self._rows = np.zeros(0, np.int64)  # ascending
+        self._known: Vectors | None = None
+
+    def part(self, stretches: Stretches) -> Library:
+        rows = stretches.rows
+        new = np.setdiff1d(rows, self._rows, assume_unique=True)
+        if self._known is None or len(new):
+            read = self._library.snapshot.vectors(self._library.row_id[new], self._modalities)
+            together = np.concatenate([self._rows, new])
+            order = np.argsort(together)
+            self._rows = together[order]
+            self._known = read if self._known is None else self._known.and_those(read).of(order)
+        return part_of(self._library, stretches, self._known.of(np.searchsorted(self._rows, rows)))
 
 
 def _count_needed(shortlist: Shortlist, extents: Extents, found: Found, terms: Terms) -> int:
@@ -267,7 +284,8 @@ def _count_needed(shortlist: Shortlist, extents: Extents, found: Found, terms: T
     least = max(last, wanted) if is_full else wanted
     if extents.floor <= least:
         return 0
-    return shortlist.num_above(least) if least > -math.inf else _MORE * len(extents)
+    # The last hits may be chance neighbours of the first ones, of which many more are as good.
+    return min(shortlist.num_above(least), _MORE * len(extents))
 
 
 @dataclass(frozen=True, kw_only=True)

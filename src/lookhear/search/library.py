@@ -136,6 +136,36 @@ class Vectors:
     has_audio: np.ndarray  # bool (M,)
     has_visual: np.ndarray  # bool (M,)
 
+    def of(self, rows: np.ndarray) -> "Vectors":
+        """Those of some moments (N,)."""
+        return Vectors(
+            audio=_rows_of(self.audio, rows),
+            visual=_rows_of(self.visual, rows),
+            has_audio=self.has_audio[rows],
+            has_visual=self.has_visual[rows],
+        )
+
+    def and_those(self, others: "Vectors") -> "Vectors":
+        """These, and then the others."""
+        return Vectors(
+            audio=_joined(self.audio, others.audio),
+            visual=_joined(self.visual, others.visual),
+            has_audio=np.concatenate([self.has_audio, others.has_audio]),
+            has_visual=np.concatenate([self.has_visual, others.has_visual]),
+        )
+
+
+def _joined(first: Tensor, second: Tensor) -> Tensor:
+    if first.stride(0) == 0 and second.stride(0) == 0:
+        return first[:1].expand(len(first) + len(second), -1)
+    return torch.cat([first, second])
+
+
+def _rows_of(vectors: Tensor, rows: np.ndarray) -> Tensor:
+    if vectors.stride(0) == 0:  # one row of zeros for all: a modality that was left out takes no memory
+        return vectors[:1].expand(len(rows), -1)
+    return vectors[torch.from_numpy(rows)]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Library(Moments, Vectors):
@@ -155,14 +185,7 @@ class Library(Moments, Vectors):
 
     def part(self, stretches: Stretches) -> "Library":
         """Some of these moments."""
-        rows = stretches.rows
-        vectors = Vectors(
-            audio=self.audio[rows],
-            visual=self.visual[rows],
-            has_audio=self.has_audio[rows],
-            has_visual=self.has_visual[rows],
-        )
-        return part_of(self, stretches, vectors)
+        return part_of(self, stretches, self.of(stretches.rows))
 
     @cached_property
     def content_rank(self) -> np.ndarray:

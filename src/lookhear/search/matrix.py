@@ -103,7 +103,8 @@ class Matrix:
 @functools.cache
 def _bfloat16_is_fast() -> bool:
     """Whether this machine multiplies bfloat16 numbers faster than it turns them into float32 and multiplies these."""
-    matrix, vectors = torch.ones(8192, 256, dtype=torch.bfloat16), torch.ones(2, 256)
+    # More than a cache holds.
+    matrix, vectors = torch.ones(16_384, 768, dtype=torch.bfloat16), torch.ones(1, 768)
 
     def seconds(product: Callable[[], Tensor]) -> float:
         started = time.perf_counter()
