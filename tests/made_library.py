@@ -1,5 +1,6 @@
 """A library of random vectors in memory, and searches in it."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from lookhear.search.calibration import calibrate
 from lookhear.search.library import Library, LibraryFile
 from lookhear.search.query import Hit, Phase, Query, Sequence, find_moments
+from lookhear.search.tables import MomentRows
 
 WINDOW, HOP, WIDTH = 1.0, 0.5, 16
 
@@ -53,3 +55,17 @@ def query_of(vectors: torch.Tensor, *, offset: float = 0.0, picture: bool = Fals
 
 def search(library: Library, query: Query, **options: object) -> list[Hit]:
     return find_moments(library, query, lambda *asked: calibrate(library, *asked), **options)  # type: ignore[arg-type]
+
+
+def parts_of(library: Library, ranks: Iterable[int]) -> list[MomentRows]:
+    """The moments of some files, as a crawl writes them."""
+    parts = []
+    for rank in ranks:
+        rows = np.flatnonzero(library.file_rank == rank)
+        vectors = {}
+        for name, has in (("audio", library.has_audio), ("visual", library.has_visual)):
+            vectors[name] = getattr(library, name)[rows].numpy().copy()
+            vectors[name][~has[rows]] = np.nan
+        times = {"start_seconds": library.start_seconds[rows], "end_seconds": library.end_seconds[rows]}
+        parts.append(MomentRows(file_id=library.files[rank].file_id, **times, **vectors))
+    return parts

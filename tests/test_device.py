@@ -31,10 +31,12 @@ def test_freed_memory_is_kept() -> None:
 import resource, torch
 from lookhear.device import keep_freed_memory
 def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    counts = []
     for _ in range(8):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         torch.ones(16 << 20)  # 64 MiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return min(counts)  # a busy system may take pages away in between
 without = faults()
 print(keep_freed_memory(), without, faults())
 """

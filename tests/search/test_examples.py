@@ -10,15 +10,15 @@ import torch
 from lookhear.embedder import Embedder
 from lookhear.errors import IndexStateError
 from lookhear.media.encode import write_sound
+from lookhear.search import examples as examples_module
 from lookhear.search import library as library_module
-from lookhear.search import query as query_module
 from lookhear.search.calibration import NEUTRAL_SURPRISE, calibrate
 from lookhear.search.crawl import index as crawl
-from lookhear.search.examples import make_request, moment_query
+from lookhear.search.examples import make_query, make_request, moment_query
 from lookhear.search.facts import IndexFacts
 from lookhear.search.index import Index
 from lookhear.search.library import Library, alignments_of, sequence_similarities, sequence_similarity
-from lookhear.search.query import Hit, Phase, Query, find_moments, hits_frame, make_query
+from lookhear.search.query import Hit, Phase, Query, Terms, find_moments, find_spans, hits_frame
 from made_library import HOP, WINDOW, make_library, query_of, search, unit
 from tiny_embedder import RATE, in_memory_embedder, make_clip, tiny_embedder, tune
 
@@ -88,10 +88,8 @@ def test_several_examples_and_counter_examples_are_their_slow_form(library: Libr
     best = max(slow, key=lambda place: slow[place])
     assert hits[0].path == best[0]
     assert hits[0].score == pytest.approx(slow[best], abs=1e-4)
-    asking = query_module._Asking(
-        library=library, calibrate=lambda *asked: calibrate(library, *asked), modalities=("sound",), balance=0.5
-    )
-    _, match, _ = query_module._on_moments(asking, examples, against)
+    terms = Terms(examples=tuple(examples), against=tuple(against), within="sound")
+    match = find_spans(library, terms, lambda *asked: calibrate(library, *asked)).match
     assert np.isnan(match.score).sum() == len(library) - len(slow)
     assert np.allclose(sorted(match.score[~np.isnan(match.score)]), sorted(slow.values()), atol=1e-4)
 
@@ -257,7 +255,7 @@ def test_hits_as_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_beginning_of_a_long_file_is_the_query(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(query_module, "MAX_QUERY_SECONDS", 2.0)
+    monkeypatch.setattr(examples_module, "MAX_QUERY_SECONDS", 2.0)
     embedder = in_memory_embedder()
     write_sound(tmp_path / "long.wav", tune(1, 5.0), RATE)
     write_sound(tmp_path / "short.wav", tune(1, 5.0)[: 2 * RATE], RATE)
@@ -291,7 +289,7 @@ def test_an_index_is_asked_by_several_kinds_at_once(tmp_path: Path) -> None:
 
 
 def test_what_is_cut_off_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(query_module, "MAX_QUERY_SECONDS", 1.0)
+    monkeypatch.setattr(examples_module, "MAX_QUERY_SECONDS", 1.0)
     media = make_clip(tmp_path / "media" / "a.mp4", 1).parent
     crawl([media], model=tiny_embedder(tmp_path), index_path=tmp_path / "index", workers=0)
     with pytest.warns(UserWarning, match="only its beginning"):

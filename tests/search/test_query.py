@@ -11,6 +11,7 @@ from lookhear.errors import IndexStateError, MediaError
 from lookhear.media.decode import read_clip
 from lookhear.media.encode import write_sound
 from lookhear.search.calibration import calibrate, combined_surprise, fit
+from lookhear.search.examples import make_query
 from lookhear.search.library import (
     Alignments,
     Library,
@@ -19,7 +20,7 @@ from lookhear.search.library import (
     merge_alignments,
     sequence_similarity,
 )
-from lookhear.search.query import Phase, Query, Sequence, make_query
+from lookhear.search.query import Phase, Query, Sequence
 from made_library import HOP, WIDTH, WINDOW, make_library, query_of, search, unit
 from tiny_embedder import RATE, in_memory_embedder, make_clip, tune
 

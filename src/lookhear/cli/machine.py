@@ -102,6 +102,39 @@ class BenchLoader:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BenchSearch:
+    """How fast searches of a large index are and how complete, exact and approximate; first answer, memory, disk."""
+
+    vectors: int = 100_000
+    """Moments of the made library, with one vector each."""
+    width: int = 768
+    """Numbers of a vector."""
+    queries: int = 100
+    """How many searches are timed."""
+    folder: Path | None = None
+    """Where the made library is kept for the next run (default: it is deleted). It takes 6 kB a moment."""
+    exact_only: bool = False
+    """Leave out the approximate search, whose index takes longest to make."""
+    json: bool = False
+    """Print as JSON."""
+
+    def run(self) -> None:
+        """Measures and prints a line a figure."""
+        from lookhear.bench.search import measure
+
+        with show_progress("files") as progress:
+            figures = measure(
+                vectors=self.vectors,
+                width=self.width,
+                queries=self.queries,
+                folder=self.folder,
+                approximate=not self.exact_only,
+                progress=progress,
+            )
+        print_record(to_dict(figures), as_json=self.json)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bench:
     """How fast this machine is, each figure beside the plain form in the same run: decoding and spectrograms,
     the loader, a training step, or retrieval."""
@@ -116,6 +149,7 @@ class Bench:
         | Annotated[BenchStep, tyro.conf.subcommand("step")]
         | Annotated[BenchLoader, tyro.conf.subcommand("loader")]
         | Annotated[BenchRetrieval, tyro.conf.subcommand("retrieval")]
+        | Annotated[BenchSearch, tyro.conf.subcommand("search")]
         | Annotated[BenchIndex, tyro.conf.subcommand("index")]
     ] = None
 

@@ -41,6 +41,8 @@ class IndexFolders:
     """Try refused files again, after the limits were raised or another cause was mended. Not partial ones."""
     settle: float | None = None
     """A file that was changed within so many seconds is left for the next crawl. 5 with --watch, else 0."""
+    exact_moments: int = 1_000_000
+    """Up to so many moments searches are exact; beyond, an index of neighbours is made and its recall measured."""
     watch: bool = False
     """Go on looking for new, changed and deleted files, until Ctrl-C or SIGTERM."""
     every: float = 10.0
@@ -66,6 +68,7 @@ class IndexFolders:
                 memory_limit_bytes=int(self.memory_limit * 2**30),
                 retry_refused=self.retry_refused,
                 settle_seconds=self.settle or 0.0,
+                exact_moments=self.exact_moments,
                 progress=progress,
             )
         print_record(to_dict(summary), as_json=self.json)
@@ -83,6 +86,7 @@ class IndexFolders:
             memory_limit_bytes=int(self.memory_limit * 2**30),
             retry_refused=self.retry_refused,
             settle_seconds=SETTLE_SECONDS if self.settle is None else self.settle,
+            exact_moments=self.exact_moments,
         )
         with stop_on_signals() as stop:
             watch(
@@ -230,6 +234,8 @@ class Search:
             )
 
         hits = find(self.at_least)
+        if index.facts.approximate is not None:
+            say(f"approximate search: {index.facts.approximate.recall}")
         if not hits:
             below = find(None) if self.at_least is not None else []
             if below:

@@ -82,7 +82,9 @@ def calibrate(
     their K windows. The same library, offsets and seed give the same calibration.
     """
     rng = np.random.default_rng(seed)
-    left, right = _random_pairs(library, query, searched, rng)
+    last = library.end_seconds + float(offset_seconds[-1])
+    is_whole = library.holds(library.file_rank, library.start_seconds, last)
+    left, right = _random_pairs(library, query, searched, is_whole, rng)
     width = int(library.audio.shape[1])
     neutral = float(np.mean(_cosines(library, query, left, searched, right))) if len(left) else 0.0
     calibration = fit(
@@ -90,7 +92,7 @@ def calibrate(
     )
     if query == searched:
         return calibration
-    own = np.flatnonzero(library.has_audio & library.has_visual)
+    own = np.flatnonzero(library.has_audio & library.has_visual & is_whole)
     if len(own) > NUM_PAIRS:
         own = rng.choice(own, NUM_PAIRS, replace=False)
     cosine = _sequence_cosines(library, query, own, searched, own, offset_seconds, neutral=neutral)
@@ -106,13 +108,13 @@ def calibrate(
 
 
 def _random_pairs(
-    library: Library, query: Modality, searched: Modality, rng: np.random.Generator
+    library: Library, query: Modality, searched: Modality, is_whole: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    from_, to = np.flatnonzero(library.has(query)), np.flatnonzero(library.has(searched))
+    from_, to = (np.flatnonzero(library.has(modality) & is_whole) for modality in (query, searched))
     if not len(from_) or not len(to):
         return from_[:0], to[:0]
     left, right = rng.choice(from_, 4 * NUM_PAIRS), rng.choice(to, 4 * NUM_PAIRS)
-    apart = library.file_rank[left] != library.file_rank[right]
+    apart = library.content_rank[left] != library.content_rank[right]
     if not apart.any():
         apart = np.abs(library.start_seconds[left] - library.start_seconds[right]) >= library.window_seconds
     left, right = left[apart][:NUM_PAIRS], right[apart][:NUM_PAIRS]

@@ -28,7 +28,7 @@ from lookhear.errors import ConfigError, IndexStateError
 from lookhear.media.workers import LimitedPool
 from lookhear.progress import Progress, quiet
 from lookhear.search.facts import is_index
-from lookhear.search.index import Index, create_index, create_index_beside
+from lookhear.search.index import EXACT_MOMENTS, Index, create_index, create_index_beside
 from lookhear.search.summary import CrawlSummary, summarize
 from lookhear.search.survey import WAITING, Look, Seen, Survey, roots_of, stat_of, survey
 from lookhear.search.tables import FileRow, MomentRows
@@ -56,6 +56,8 @@ class CrawlOptions:
     read, and only `forget` makes them be read again"""
     settle_seconds: float = 0.0
     """a file that was changed more recently is still being written, and waits"""
+    exact_moments: int = EXACT_MOMENTS
+    """up to so many moments searches are exact; of more an index of neighbours is made"""
 
     def __post_init__(self) -> None:
         if self.workers < 0:
@@ -67,6 +69,8 @@ class CrawlOptions:
             )
         if not self.settle_seconds >= 0:
             raise ConfigError(f"no file is {self.settle_seconds:g} s old; give 0 or more seconds to settle")
+        if self.exact_moments < 0:
+            raise ConfigError(f"no index has {self.exact_moments} moments; give 0 or more moments to search exactly")
 
 
 def index(
@@ -81,6 +85,7 @@ def index(
     memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
     retry_refused: bool = False,
     settle_seconds: float = 0.0,
+    exact_moments: int = EXACT_MOMENTS,
     progress: Progress = quiet,
 ) -> CrawlSummary:
     """Makes the index at `index_path`, or brings it up to date with `folders`; other folders in it stay as they are.
@@ -101,6 +106,7 @@ def index(
         memory_limit_bytes=memory_limit_bytes,
         retry_refused=retry_refused,
         settle_seconds=settle_seconds,
+        exact_moments=exact_moments,
     )
     path = Path(index_path)
     if not beside:
@@ -176,6 +182,9 @@ def _crawl(
     target.remove_orphans()
     if found.todo or found.gone:
         target.compact()
+    if not crawling.left:
+        num_files = len(found.todo)
+        target.keep_up(options.exact_moments, tell=lambda what: progress(num_files, num_files, what))
     if replaces is not None and not crawling.left:
         target.switch()
     return summarize(target, roots, found, crawling.left)

@@ -7,15 +7,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from lookhear.errors import IndexStateError
+from lookhear.errors import IndexStateError, MediaError
+from lookhear.media.probe import probe
 from lookhear.search.facts import IndexFacts
-from lookhear.search.library import Library, Modality
-from lookhear.search.query import Hit, Phase, Place, Query, evenly, make_query
+from lookhear.search.large import AnyLibrary
+from lookhear.search.library import Library, Modality, Moments, Stretches
+from lookhear.search.query import Hit, Phase, Place, Query
 from lookhear.search.query import Sequence as Windowed
 
 if TYPE_CHECKING:
-    from lookhear.embedder import Embedder
+    from lookhear.embedder import Embedder, Embeddings
+
+# Of a longer file only the beginning is a query.
+MAX_QUERY_SECONDS = 120.0
+# A longer query is compared by this many of its windows (in each phase), evenly spread.
+MAX_QUERY_WINDOWS = 32
+# Phases are as many as this number of windows of the query allows, and not nearer than a spectrogram frame.
+MAX_QUERY_EMBEDDINGS = 128
+_PHASE_CHOICES = (32, 16, 8, 4, 2, 1)
+_LEAST_STEP_SECONDS = 0.01
 
 Media = str | Path | Sequence[str | Path] | None
 Moment = str | Hit | Sequence[str | Hit] | None
@@ -37,7 +49,7 @@ class Request:
 
 def make_request(
     embedder: "Callable[[], Embedder]",
-    library: Callable[[], Library],
+    library: Callable[[], AnyLibrary],
     facts: IndexFacts,
     wanted: Mapping[str, "Media | Moment"],
     unwanted: Mapping[str, "Media | Moment"],
@@ -79,7 +91,107 @@ def _several(values: "Media | Moment") -> list[str | Path | Hit]:
     return [values] if isinstance(values, (str, Path, Hit)) else list(values)
 
 
-def moment_query(library: Library, moment: str | Hit) -> Query:
+def make_query(
+    embedder: "Embedder",
+    *,
+    sound: str | Path | None = None,
+    picture: str | Path | None = None,
+    clip: str | Path | None = None,
+    hop_seconds: float,
+) -> Query:
+    """The query of one media file.
+
+    Raises IndexStateError unless exactly one is given, MediaError for a file that cannot be read or lacks what is
+    asked of it. A clip that has only sound or only picture is a query by that one. Of a file longer than
+    `MAX_QUERY_SECONDS` the beginning is the query, and its note says so.
+    """
+    given = [name for name, value in (("sound", sound), ("picture", picture), ("clip", clip)) if value is not None]
+    if len(given) != 1:
+        raise IndexStateError(
+            f"search by one of sound, picture and clip, not by {' and '.join(given) or 'nothing'}; "
+            "a clip is searched by its sound and its picture together"
+        )
+    if picture is not None:
+        vector = torch.from_numpy(np.ascontiguousarray(embedder.embed_picture(picture)[None]))
+        sequence = Windowed(vectors=vector, offset_seconds=np.zeros(1))
+        return Query(phases=(Phase(start_seconds=0.0, picture=sequence),), span_seconds=embedder.window_seconds)
+    path = sound if sound is not None else clip
+    assert path is not None
+    info = probe(path)
+    seconds, end, note = info.end_seconds - info.start_seconds, None, ""
+    if seconds > MAX_QUERY_SECONDS:
+        end = info.start_seconds + MAX_QUERY_SECONDS
+        note = (
+            f"'{path}' lasts {seconds:.0f} s, which is more than a query of {MAX_QUERY_SECONDS:.0f} s: "
+            "only its beginning is searched for; cut out the part that matters"
+        )
+    num_phases = _num_phases(min(seconds, MAX_QUERY_SECONDS), embedder.window_seconds, hop_seconds)
+    embed = embedder.embed_sound if sound is not None else embedder.embed
+    embeddings = embed(path, hop_seconds=hop_seconds / num_phases, end_seconds=end)
+    phases = _phases(embeddings, num_phases, hop_seconds / num_phases)
+    if not phases:
+        what = "sound" if sound is not None else "sound and no picture"
+        raise MediaError(f"'{path}' has no {what} to search by; give another file")
+    length = float(embeddings.end_seconds[-1] - embeddings.start_seconds[0])
+    return Query(phases=phases, span_seconds=max(length, embedder.window_seconds), note=note)
+
+
+def _num_phases(seconds: float, window_seconds: float, hop_seconds: float) -> int:
+    hops = max(0.0, seconds - window_seconds) / hop_seconds
+    for count in _PHASE_CHOICES:
+        if hops * count + 1 <= MAX_QUERY_EMBEDDINGS and hop_seconds / count >= _LEAST_STEP_SECONDS:
+            return count
+    return 1
+
+
+def _phases(embeddings: "Embeddings", num_phases: int, step: float) -> tuple[Phase, ...]:
+    """The phases that have every modality that any of them has."""
+    start = embeddings.start_seconds - embeddings.start_seconds[0]
+    place = np.round(start / step).astype(np.int64)
+    on_grid = np.abs(start - place * step) < 1e-3  # the last window may be elsewhere, flush with the end
+    phases = []
+    for number in range(num_phases):
+        chosen = np.flatnonzero(on_grid & (place % num_phases == number))
+        phases.append(
+            Phase(
+                start_seconds=number * step,
+                sound=_sequence(embeddings.audio, start, chosen, number * step),
+                picture=_sequence(embeddings.visual, start, chosen, number * step),
+            )
+        )
+    with_sound = any(phase.sound for phase in phases)
+    with_picture = any(phase.picture for phase in phases)
+    return tuple(
+        phase
+        for phase in phases
+        if (phase.sound or phase.picture)
+        and (phase.sound is not None) == with_sound
+        and (phase.picture is not None) == with_picture
+    )
+
+
+def evenly(rows: np.ndarray) -> np.ndarray:
+    """At most `MAX_QUERY_WINDOWS` of `rows`, evenly spread."""
+    if len(rows) <= MAX_QUERY_WINDOWS:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, MAX_QUERY_WINDOWS).round().astype(np.int64)]
+
+
+def _sequence(
+    vectors: np.ndarray | None, start_seconds: np.ndarray, chosen: np.ndarray, origin: float
+) -> Windowed | None:
+    if vectors is None:
+        return None
+    present = evenly(chosen[~np.isnan(vectors[chosen, 0])])
+    if not len(present):
+        return None
+    # Whole milliseconds, so that phases of the same shape share a calibration.
+    return Windowed(
+        vectors=torch.from_numpy(vectors[present]), offset_seconds=np.round(start_seconds[present] - origin, 3)
+    )
+
+
+def moment_query(library: AnyLibrary, moment: str | Hit) -> Query:
     """The query by the stored vectors of a moment: `FILE@12.5`, `FILE@12.5-14` (clock times too, `FILE@1:02:30`).
 
     FILE is a path, a path inside a library, or a file name, of a file that is indexed; it need not exist any more. A
@@ -99,27 +211,22 @@ def moment_query(library: Library, moment: str | Hit) -> Query:
     nearest = int(np.argmin(np.abs((start + end) / 2 - (first + last) / 2)))
     inside = np.flatnonzero((start >= first - 1e-6) & (end <= last + 1e-6))
     chosen = rows[inside] if len(inside) else rows[[nearest]]
-    origin = float(library.start_seconds[chosen[0]])
-    finish = float(library.end_seconds[chosen].max())
-    phase = Phase(
-        start_seconds=0.0,
-        sound=_stored(library, "sound", chosen, origin),
-        picture=_stored(library, "picture", chosen, origin),
-    )
+    stored = library.part(Stretches(first=chosen[:1], end=chosen[-1:] + 1))
+    origin, finish = float(stored.start_seconds[0]), float(stored.end_seconds.max())
     return Query(
-        phases=(phase,),
+        phases=(Phase(start_seconds=0.0, sound=_stored(stored, "sound"), picture=_stored(stored, "picture")),),
         span_seconds=max(finish - origin, library.window_seconds),
         place=Place(file_id=library.files[rank].file_id, start_seconds=origin, end_seconds=finish),
     )
 
 
-def _stored(library: Library, modality: Modality, rows: np.ndarray, origin: float) -> Windowed | None:
-    present = evenly(rows[library.has(modality)[rows]])
+def _stored(moments: Library, modality: Modality) -> Windowed | None:
+    present = evenly(np.flatnonzero(moments.has(modality)))
     if not len(present):
         return None
     return Windowed(
-        vectors=library.vectors(modality)[present],
-        offset_seconds=np.round(library.start_seconds[present] - origin, 3),
+        vectors=moments.vectors(modality)[present],
+        offset_seconds=np.round(moments.start_seconds[present] - moments.start_seconds[0], 3),
     )
 
 
@@ -148,7 +255,7 @@ def _clock(text: str) -> float:
     return seconds
 
 
-def _rank_of(library: Library, name: str) -> int:
+def _rank_of(library: Moments, name: str) -> int:
     wanted = Path(name)
     exact = {wanted, wanted.resolve()}
     places = [(rank, place) for rank, file in enumerate(library.files) for place in file.places]

@@ -14,8 +14,32 @@ from lookhear.data.lock import LOCK_NAME
 from lookhear.errors import ConfigError, IndexStateError
 
 FORMAT = 1
+NEAREST = 10
 _FACTS_NAME = "index.json"
 _NEXT_NAME = "index.next.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Approximate:
+    """An index of neighbours, as index.json remembers it."""
+
+    moments: int
+    """when it was made; newer ones are searched too"""
+    probes: int
+    """partitions that a search looks into"""
+    refine: int
+    """times as many candidates as are named, of which the exact vectors decide"""
+    recall_at_10: dict[str, float]
+    """by `query>library` modality: the share of the ten nearest moments that a shortlist names, 0 to 1"""
+    sampled: int
+    """moments that were asked for in the measurement"""
+    build_seconds: float
+
+    @property
+    def recall(self) -> str:
+        """The lowest recall in words."""
+        lowest = min(self.recall_at_10.values(), default=1.0)
+        return f"{lowest:.1%} of the {NEAREST} nearest moments are found, measured on {self.sampled} moments"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +63,8 @@ class IndexFacts:
     """the folders that were indexed, as absolute paths"""
     tables: str = "tables"
     """the folder of the tables, inside the index"""
+    approximate: Approximate | None = None
+    """how it is searched where it is too large for an exact search"""
 
 
 def read_facts(path: Path, *, is_next: bool = False) -> IndexFacts:

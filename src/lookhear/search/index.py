@@ -14,6 +14,7 @@ by writing index.json with the name of the new ones; an `Index` that is open not
 """
 
 import contextlib
+import functools
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,9 +28,11 @@ import numpy as np
 from lookhear.config import to_dict
 from lookhear.data.lock import only_writer
 from lookhear.errors import IndexStateError
+from lookhear.search.approximate import make_approximate, near_library
 from lookhear.search.calibration import Calibration, calibrate
 from lookhear.search.facts import (
     FORMAT,
+    Approximate,
     IndexFacts,
     drop_next,
     drop_strays,
@@ -41,6 +44,7 @@ from lookhear.search.facts import (
     switch_to_next,
     write_facts,
 )
+from lookhear.search.large import AnyLibrary, scanned_library
 from lookhear.search.library import Library, LibraryFile, Modality
 from lookhear.search.tables import FileRow, MomentRows, Tables
 
@@ -49,6 +53,12 @@ if TYPE_CHECKING:
     from lookhear.search.examples import Media, Moment, Request
     from lookhear.search.filters import Where
     from lookhear.search.query import Hit, Within
+
+# Up to so many moments the vectors of an index are held in memory.
+IN_MEMORY_MOMENTS = 20_000
+# Up to so many moments every search is exact, unless a crawl is told otherwise.
+EXACT_MOMENTS = 1_000_000
+_GROWTH = 1.5
 
 __all__ = ["FileRow", "Index", "IndexStatus", "MomentRows", "create_index", "create_index_beside"]
 
@@ -71,6 +81,7 @@ class IndexStatus:
     seconds: float  # of media, refused files left out
     moments: int
     files: tuple[FileRow, ...]
+    approximate: Approximate | None = None  # None where searches are exact
 
 
 class Index:
@@ -92,7 +103,7 @@ class Index:
         self._model = model
         self._embedder: Embedder | None = None
         self._tables = self._tables_of(self.facts)
-        self._library: tuple[tuple[int, int], Library] | None = None
+        self._library: tuple[tuple[int, int], AnyLibrary] | None = None
         self._calibrations: dict[tuple[Any, ...], Calibration] = {}
         self._lock = threading.Lock()
 
@@ -121,6 +132,7 @@ class Index:
             # Files with the same bytes share their moments.
             moments=sum({row.file_id: row.num_moments for row in files}.values()),
             files=tuple(files),
+            approximate=facts.approximate,
         )
 
     def refresh(self) -> None:
@@ -130,13 +142,14 @@ class Index:
             before, self.facts = self.facts, facts
             if facts.tables != before.tables:
                 self._tables = self._tables_of(facts)
+            if (facts.tables, facts.approximate) != (before.tables, before.approximate):
                 self._library = None
             if facts.fingerprint != before.fingerprint:
                 # A model that was given for the index of before is not the model of this one.
                 self._embedder = self._model = None
 
-    def library(self) -> Library:
-        """All moments in memory; read again only when the tables have changed."""
+    def library(self) -> AnyLibrary:
+        """All moments, of more than `IN_MEMORY_MOMENTS` without their vectors; read again when the tables change."""
         return self._steadily(self._current_library)
 
     def _steadily(self, read: Callable[[], T]) -> T:
@@ -155,7 +168,7 @@ class Index:
                 if self._tables is tables:
                     return found
 
-    def _current_library(self) -> Library:
+    def _current_library(self) -> AnyLibrary:
         with self._lock:
             version = self._tables.version()
             if self._library is None or self._library[0] != version:
@@ -246,19 +259,11 @@ class Index:
         (`query.find_moments`), `where` which of its files. Raises IndexStateError where the model of the index is no
         longer the one that made the request.
         """
-        from lookhear.search.query import find_moments
+        from lookhear.search.large import find_hits
+        from lookhear.search.query import Terms
 
-        library = self.library()
-        if request.fingerprint != self.facts.fingerprint:
-            raise IndexStateError(f"{self.path} is now of another model than this request was made with; make it again")
-
-        def calibrated(asked: Modality, searched: Modality, offset_seconds: np.ndarray) -> Calibration:
-            return self._calibration(library, asked, searched, offset_seconds)
-
-        return find_moments(
-            library,
-            request.examples,
-            calibrated,
+        terms = Terms(
+            examples=request.examples,
             against=request.counter_examples,
             within=within,
             balance=balance,
@@ -267,6 +272,18 @@ class Index:
             page=page,
             at_least=at_least,
         )
+        while True:
+            library, tables = self.library(), self._tables
+            if request.fingerprint != self.facts.fingerprint:
+                raise IndexStateError(
+                    f"{self.path} is now of another model than this request was made with; make it again"
+                )
+            try:
+                return find_hits(library, terms, functools.partial(self._calibration, library))
+            except IndexStateError:
+                self.refresh()
+                if self._tables is tables:
+                    raise  # otherwise they were replaced while they were read
 
     def embedder(self) -> "Embedder":
         """The model of this index, loaded when first asked for."""
@@ -300,20 +317,21 @@ class Index:
             )
 
     def _calibration(
-        self, library: Library, asked: Modality, searched: Modality, offset_seconds: np.ndarray
+        self, library: AnyLibrary, asked: Modality, searched: Modality, offset_seconds: np.ndarray
     ) -> Calibration:
         key = (id(library), asked, searched, tuple(np.round(offset_seconds, 3)))
         with self._lock:
             known = self._calibrations.get(key)
         if known is None:
-            known = calibrate(library, asked, searched, offset_seconds)
+            some = library if isinstance(library, Library) else library.sample(float(offset_seconds[-1]))
+            known = calibrate(some, asked, searched, offset_seconds)
             with self._lock:
                 while len(self._calibrations) >= _MAX_CALIBRATIONS:
                     del self._calibrations[next(iter(self._calibrations))]  # the oldest
                 self._calibrations[key] = known
         return known
 
-    def _read_library(self) -> Library:
+    def _read_library(self) -> AnyLibrary:
         # The rows first: their moments were there before them.
         by_id: dict[str, list[FileRow]] = {}
         for row in self.files():
@@ -334,9 +352,12 @@ class Index:
                 )
             )
         contents.sort(key=lambda content: content.path)
-        return self._tables.library(
-            tuple(contents), window_seconds=self.facts.window_seconds, hop_seconds=self.facts.hop_seconds
-        )
+        times = {"window_seconds": self.facts.window_seconds, "hop_seconds": self.facts.hop_seconds}
+        if sum(rows[0].num_moments for rows in by_id.values()) <= IN_MEMORY_MOMENTS:
+            return self._tables.library(tuple(contents), **times)
+        if self.facts.approximate is not None:
+            return near_library(tuple(contents), self._tables.snapshot(), self.facts.approximate, **times)
+        return scanned_library(tuple(contents), self._tables.snapshot(), self._tables.path / "matrix", **times)
 
     def _tables_of(self, facts: IndexFacts) -> Tables:
         return Tables(self.path / facts.tables, facts.embedding_width)
@@ -386,6 +407,17 @@ class Index:
         named = {row.file_id for row in self.files() if row.num_moments}
         self._tables.delete_moments(sorted(self._tables.moment_file_ids() - named))
 
+    def keep_up(self, exact_moments: int, *, tell: Callable[[str], None] = lambda _: None) -> None:
+        """Makes the index of neighbours where there are more moments than `exact_moments`, again once they are half as
+        many more than when it was made, and drops it where there are fewer."""
+        known, moments = self.facts.approximate, len(self._tables.snapshot())
+        if moments <= exact_moments:
+            if known is not None:
+                self._change(approximate=None)
+                self._tables.drop_neighbours()
+        elif known is None or moments > _GROWTH * known.moments:
+            self._change(approximate=make_approximate(self._tables, tell=tell))
+
     def compact(self) -> None:
         """Joins small fragments and drops versions that nobody can still be reading."""
         self._tables.compact()
@@ -399,7 +431,7 @@ class Index:
         old = self.facts.tables
         gone = set(folders)
         libraries = tuple(name for name in self.facts.libraries if name not in gone)
-        facts = replace(self.facts, tables=f"tables-{uuid4().hex[:8]}", libraries=libraries)
+        facts = replace(self.facts, tables=f"tables-{uuid4().hex[:8]}", libraries=libraries, approximate=None)
         new = self._tables_of(facts)
         erased = {(row.library, row.path) for row in rows}
         self._tables.copy_to(new, [row for row in self.files() if (row.library, row.path) not in erased])

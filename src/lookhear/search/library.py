@@ -1,7 +1,10 @@
-"""`Library`: all moments of an index in memory, and where a query's sequence of windows falls on them.
+"""`Library`: moments of an index in memory, and where a query's sequence of windows falls on them.
 
 M moments, F files, C alignments, K windows of a query, E embedding width. Moments lie in the order of (file, start),
 files in the order of their path. An alignment says "the query starts at this second of this file".
+
+Of an index whose vectors are too many to be held, `Moments` are its times alone; a `Library` is then a part of it:
+stretches of its files, each as a file of its own that says where it was cut.
 """
 
 from collections.abc import Iterable, Iterator
@@ -39,30 +42,18 @@ class LibraryFile:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Library:
-    """The moments of an index: times, files and vectors."""
+class Moments:
+    """The moments of an index without their vectors: files and times."""
 
     files: tuple[LibraryFile, ...]
     file_rank: np.ndarray  # int64 (M,), ascending: each moment's file, an index into `files`
     start_seconds: np.ndarray  # float64 (M,), ascending within a file
     end_seconds: np.ndarray  # float64 (M,)
-    audio: Tensor  # float32 (M, E), unit length; zeros where the moment has no sound
-    visual: Tensor  # float32 (M, E), unit length; zeros where the moment has no picture
-    has_audio: np.ndarray  # bool (M,)
-    has_visual: np.ndarray  # bool (M,)
     window_seconds: float
     hop_seconds: float
 
     def __len__(self) -> int:
         return len(self.file_rank)
-
-    def vectors(self, modality: Modality) -> Tensor:
-        """float32 (M, E)."""
-        return self.audio if modality == "sound" else self.visual
-
-    def has(self, modality: Modality) -> np.ndarray:
-        """bool (M,): which moments have a vector of this modality."""
-        return self.has_audio if modality == "sound" else self.has_visual
 
     @cached_property
     def first(self) -> np.ndarray:
@@ -88,16 +79,22 @@ class Library:
     def _line(self) -> np.ndarray:
         return self._line_origin[self.file_rank] + self.start_seconds
 
+    def at(self, file_rank: np.ndarray, at_seconds: np.ndarray) -> np.ndarray:
+        """int64 (C,): the first moment of each file that starts at a time or later; its last one where none does.
+
+        `at_seconds` is on the file's clock. Every file named must have a moment.
+        """
+        first = self.first[file_rank]
+        after = np.searchsorted(self._line, self._line_origin[file_rank] + at_seconds)
+        return np.clip(after, first, first + self.count[file_rank] - 1)
+
     def nearest(self, file_rank: np.ndarray, at_seconds: np.ndarray) -> np.ndarray:
         """int64 (C,): the moment of each file that starts nearest to a time; -1 if none is within half a hop.
 
         `at_seconds` is on the file's clock. Every file named must have a moment.
         """
-        first = self.first[file_rank]
-        last = first + self.count[file_rank] - 1
-        after = np.searchsorted(self._line, self._line_origin[file_rank] + at_seconds)
-        after = np.clip(after, first, last)
-        before = np.maximum(after - 1, first)
+        after = self.at(file_rank, at_seconds)
+        before = np.maximum(after - 1, self.first[file_rank])
         to_after = np.abs(self.start_seconds[after] - at_seconds)
         to_before = np.abs(self.start_seconds[before] - at_seconds)
         moment = np.where(to_before <= to_after, before, after)
@@ -113,6 +110,122 @@ class Library:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Stretches:
+    """S runs of moments, each of one file, in their order and apart from each other."""
+
+    first: np.ndarray  # int64 (S,): a moment
+    end: np.ndarray  # int64 (S,): the moment after the last
+
+    @property
+    def rows(self) -> np.ndarray:
+        """int64: the moments, ascending."""
+        return runs(self.first, self.end - self.first)
+
+
+def runs(first: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """int64: the numbers of all runs (S,), `count` from `first` on, one run after the other."""
+    return np.arange(int(count.sum())) + np.repeat(first - (np.cumsum(count) - count), count)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Vectors:
+    """The vectors of some moments."""
+
+    audio: Tensor  # float32 (M, E), unit length; zeros where the moment has no sound
+    visual: Tensor  # float32 (M, E), unit length; zeros where the moment has no picture
+    has_audio: np.ndarray  # bool (M,)
+    has_visual: np.ndarray  # bool (M,)
+
+    def of(self, rows: np.ndarray) -> "Vectors":
+        """Those of some moments (N,)."""
+        return Vectors(
+            audio=_rows_of(self.audio, rows),
+            visual=_rows_of(self.visual, rows),
+            has_audio=self.has_audio[rows],
+            has_visual=self.has_visual[rows],
+        )
+
+    def and_those(self, others: "Vectors") -> "Vectors":
+        """These, and then the others."""
+        return Vectors(
+            audio=_joined(self.audio, others.audio),
+            visual=_joined(self.visual, others.visual),
+            has_audio=np.concatenate([self.has_audio, others.has_audio]),
+            has_visual=np.concatenate([self.has_visual, others.has_visual]),
+        )
+
+
+def _joined(first: Tensor, second: Tensor) -> Tensor:
+    if first.stride(0) == 0 and second.stride(0) == 0:
+        return first[:1].expand(len(first) + len(second), -1)
+    return torch.cat([first, second])
+
+
+def _rows_of(vectors: Tensor, rows: np.ndarray) -> Tensor:
+    if vectors.stride(0) == 0:  # one row of zeros for all: a modality that was left out takes no memory
+        return vectors[:1].expand(len(rows), -1)
+    return vectors[torch.from_numpy(rows)]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Library(Moments, Vectors):
+    """Moments with their vectors."""
+
+    # bool (F,): whether the file has moments before, after those that are here; None where no file was cut
+    cut_before: np.ndarray | None = None
+    cut_after: np.ndarray | None = None
+
+    def vectors(self, modality: Modality) -> Tensor:
+        """float32 (M, E)."""
+        return self.audio if modality == "sound" else self.visual
+
+    def has(self, modality: Modality) -> np.ndarray:
+        """bool (M,): which moments have a vector of this modality."""
+        return self.has_audio if modality == "sound" else self.has_visual
+
+    def part(self, stretches: Stretches) -> "Library":
+        """Some of these moments."""
+        return part_of(self, stretches, self.of(stretches.rows))
+
+    @cached_property
+    def content_rank(self) -> np.ndarray:
+        """int64 (M,): equal for moments of one content, also where stretches of it are files of their own."""
+        ranks: dict[str, int] = {}
+        of_file = [ranks.setdefault(file.file_id, len(ranks)) for file in self.files]
+        return np.array(of_file, np.int64)[self.file_rank]
+
+    def holds(self, file_rank: np.ndarray, from_seconds: np.ndarray, to_seconds: np.ndarray) -> np.ndarray:
+        """bool (C,): whether of these spans nothing was cut off."""
+        if self.cut_before is None or self.cut_after is None:
+            return np.ones(len(file_rank), bool)
+        begin = self.start_seconds[self.first.clip(max=len(self) - 1)]
+        finish = self.file_end_seconds()
+        early = self.cut_before[file_rank] & (from_seconds < begin[file_rank] - 1e-6)
+        late = self.cut_after[file_rank] & (to_seconds > finish[file_rank] + 1e-6)
+        return ~(early | late)
+
+
+def part_of(moments: Moments, stretches: Stretches, vectors: Vectors) -> Library:
+    """The library of these stretches, each a file of its own; `vectors` are those of their moments."""
+    rows = stretches.rows
+    rank = moments.file_rank[stretches.first]
+    return Library(
+        files=tuple(moments.files[each] for each in rank.tolist()),
+        file_rank=np.repeat(np.arange(len(rank)), stretches.end - stretches.first),
+        start_seconds=moments.start_seconds[rows],
+        end_seconds=moments.end_seconds[rows],
+        window_seconds=moments.window_seconds,
+        hop_seconds=moments.hop_seconds,
+        audio=vectors.audio,
+        visual=vectors.visual,
+        has_audio=vectors.has_audio,
+        has_visual=vectors.has_visual,
+        cut_before=stretches.first > moments.first[rank],
+        cut_after=stretches.end < (moments.first + moments.count)[rank],
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Alignments:
     """Places where a query may start, in the order of (file, start)."""
 
@@ -125,7 +238,7 @@ class Alignments:
         return len(self.file_rank)
 
 
-def alignments_of(library: Library, longest_offset_seconds: float) -> Alignments:
+def alignments_of(library: Moments, longest_offset_seconds: float) -> Alignments:
     """Every moment's start, and for a query of several windows also the places where it begins before the file does.
 
     `longest_offset_seconds`: from the query's first window to its last.
@@ -142,7 +255,7 @@ def alignments_of(library: Library, longest_offset_seconds: float) -> Alignments
     return Alignments(file_rank=file_rank[order], start_seconds=start_seconds[order])
 
 
-def follow(library: Library, alignments: Alignments, offset_seconds: float) -> np.ndarray:
+def follow(library: Moments, alignments: Alignments, offset_seconds: float) -> np.ndarray:
     """int32 (C,): the moment that lies `offset_seconds` after each alignment, or -1."""
     known = alignments._followed.get(offset_seconds)
     if known is not None:
@@ -222,7 +335,7 @@ NEIGHBOUR_SHARE = 0.7
 
 
 def merge_alignments(
-    library: Library,
+    library: Moments,
     alignments: Alignments,
     score: np.ndarray,
     tie_break: np.ndarray,
@@ -257,7 +370,7 @@ def _best(score: np.ndarray, tie_break: np.ndarray, limit: int) -> np.ndarray:
 
 
 def _grow(
-    library: Library, alignments: Alignments, score: np.ndarray, order: np.ndarray, span_seconds: float, top: int
+    library: Moments, alignments: Alignments, score: np.ndarray, order: np.ndarray, span_seconds: float, top: int
 ) -> list[Span]:
     begin = library.start_seconds[library.first.clip(max=len(library) - 1)]  # (F,); unused files are never asked
     finish = library.file_end_seconds()

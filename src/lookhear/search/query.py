@@ -18,16 +18,12 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Several
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from lookhear.embedder import Embedder, Embeddings
-from lookhear.errors import IndexStateError, MediaError
-from lookhear.media.probe import probe
+from lookhear.errors import IndexStateError
 from lookhear.search.calibration import NEUTRAL_SURPRISE, Calibration, combined_surprise
 from lookhear.search.filters import Where, narrowed
 from lookhear.search.library import (
@@ -45,14 +41,6 @@ if TYPE_CHECKING:
     import pandas
 
 Within = Literal["sound", "picture", "both"]
-# Of a longer file only the beginning is a query.
-MAX_QUERY_SECONDS = 120.0
-# A longer query is compared by this many of its windows (in each phase), evenly spread.
-MAX_QUERY_WINDOWS = 32
-# Phases are as many as this number of windows of the query allows, and not nearer than a spectrogram frame.
-MAX_QUERY_EMBEDDINGS = 128
-_PHASE_CHOICES = (32, 16, 8, 4, 2, 1)
-_LEAST_STEP_SECONDS = 0.01
 # The lesser piece of evidence counts as a match of its own from this share of all the evidence on.
 BOTH_SHARE = 0.25
 
@@ -90,9 +78,14 @@ class Phase:
     sound: Sequence | None = None
     picture: Sequence | None = None
 
-    def sequence(self, modality: Modality) -> Sequence | None:
-        """The windows of one modality."""
-        return self.sound if modality == "sound" else self.picture
+    def asks(self, searched: Modality) -> tuple[Modality, Sequence]:
+        """What a library's modality is compared with: the query's own where it has it, otherwise the other one."""
+        here: tuple[Modality, Sequence | None] = ("sound", self.sound)
+        there: tuple[Modality, Sequence | None] = ("picture", self.picture)
+        for modality, sequence in (here, there) if searched == "sound" else (there, here):
+            if sequence is not None:
+                return modality, sequence
+        raise AssertionError("a phase has a modality")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,109 +106,15 @@ class Query:
     note: str = ""  # what of the file was left out
     place: Place | None = None  # of an example that is a moment of the library, which is no answer to itself
 
+    @property
+    def longest_offset_seconds(self) -> float:
+        """From the first window of a phase to its last."""
+        parts = [part for phase in self.phases for part in (phase.sound, phase.picture) if part is not None]
+        return max(float(part.offset_seconds[-1]) for part in parts)
+
 
 # Gives the calibration of (query modality, library modality, offsets); an index keeps those that it has made.
 Calibrate = Callable[[Modality, Modality, np.ndarray], Calibration]
-
-
-def make_query(
-    embedder: Embedder,
-    *,
-    sound: str | Path | None = None,
-    picture: str | Path | None = None,
-    clip: str | Path | None = None,
-    hop_seconds: float,
-) -> Query:
-    """The query of one media file.
-
-    Raises IndexStateError unless exactly one is given, MediaError for a file that cannot be read or lacks what is
-    asked of it. A clip that has only sound or only picture is a query by that one. Of a file longer than
-    `MAX_QUERY_SECONDS` the beginning is the query, and its note says so.
-    """
-    given = [name for name, value in (("sound", sound), ("picture", picture), ("clip", clip)) if value is not None]
-    if len(given) != 1:
-        raise IndexStateError(
-            f"search by one of sound, picture and clip, not by {' and '.join(given) or 'nothing'}; "
-            "a clip is searched by its sound and its picture together"
-        )
-    if picture is not None:
-        vector = torch.from_numpy(np.ascontiguousarray(embedder.embed_picture(picture)[None]))
-        sequence = Sequence(vectors=vector, offset_seconds=np.zeros(1))
-        return Query(phases=(Phase(start_seconds=0.0, picture=sequence),), span_seconds=embedder.window_seconds)
-    path = sound if sound is not None else clip
-    assert path is not None
-    info = probe(path)
-    seconds, end, note = info.end_seconds - info.start_seconds, None, ""
-    if seconds > MAX_QUERY_SECONDS:
-        end = info.start_seconds + MAX_QUERY_SECONDS
-        note = (
-            f"'{path}' lasts {seconds:.0f} s, which is more than a query of {MAX_QUERY_SECONDS:.0f} s: "
-            "only its beginning is searched for; cut out the part that matters"
-        )
-    num_phases = _num_phases(min(seconds, MAX_QUERY_SECONDS), embedder.window_seconds, hop_seconds)
-    embed = embedder.embed_sound if sound is not None else embedder.embed
-    embeddings = embed(path, hop_seconds=hop_seconds / num_phases, end_seconds=end)
-    phases = _phases(embeddings, num_phases, hop_seconds / num_phases)
-    if not phases:
-        what = "sound" if sound is not None else "sound and no picture"
-        raise MediaError(f"'{path}' has no {what} to search by; give another file")
-    length = float(embeddings.end_seconds[-1] - embeddings.start_seconds[0])
-    return Query(phases=phases, span_seconds=max(length, embedder.window_seconds), note=note)
-
-
-def _num_phases(seconds: float, window_seconds: float, hop_seconds: float) -> int:
-    hops = max(0.0, seconds - window_seconds) / hop_seconds
-    for count in _PHASE_CHOICES:
-        if hops * count + 1 <= MAX_QUERY_EMBEDDINGS and hop_seconds / count >= _LEAST_STEP_SECONDS:
-            return count
-    return 1
-
-
-def _phases(embeddings: Embeddings, num_phases: int, step: float) -> tuple[Phase, ...]:
-    """The phases that have every modality that any of them has."""
-    start = embeddings.start_seconds - embeddings.start_seconds[0]
-    place = np.round(start / step).astype(np.int64)
-    on_grid = np.abs(start - place * step) < 1e-3  # the last window may be elsewhere, flush with the end
-    phases = []
-    for number in range(num_phases):
-        chosen = np.flatnonzero(on_grid & (place % num_phases == number))
-        phases.append(
-            Phase(
-                start_seconds=number * step,
-                sound=_sequence(embeddings.audio, start, chosen, number * step),
-                picture=_sequence(embeddings.visual, start, chosen, number * step),
-            )
-        )
-    with_sound = any(phase.sound for phase in phases)
-    with_picture = any(phase.picture for phase in phases)
-    return tuple(
-        phase
-        for phase in phases
-        if (phase.sound or phase.picture)
-        and (phase.sound is not None) == with_sound
-        and (phase.picture is not None) == with_picture
-    )
-
-
-def evenly(rows: np.ndarray) -> np.ndarray:
-    """At most `MAX_QUERY_WINDOWS` of `rows`, evenly spread."""
-    if len(rows) <= MAX_QUERY_WINDOWS:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, MAX_QUERY_WINDOWS).round().astype(np.int64)]
-
-
-def _sequence(
-    vectors: np.ndarray | None, start_seconds: np.ndarray, chosen: np.ndarray, origin: float
-) -> Sequence | None:
-    if vectors is None:
-        return None
-    present = evenly(chosen[~np.isnan(vectors[chosen, 0])])
-    if not len(present):
-        return None
-    # Whole milliseconds, so that phases of the same shape share a calibration.
-    return Sequence(
-        vectors=torch.from_numpy(vectors[present]), offset_seconds=np.round(start_seconds[present] - origin, 3)
-    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -242,13 +141,77 @@ _MATCHED: tuple[Literal["sound", "picture", "both"], ...] = ("sound", "picture",
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Terms:
+    """What a search asks for; `find_moments` says what each means. Raises IndexStateError where that is impossible."""
+
+    examples: tuple[Query, ...]
+    against: tuple[Query, ...] = ()
+    within: Within = "both"
+    balance: float = 0.5
+    where: Where | None = None
+    top: int = 10
+    page: int = 1
+    at_least: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.within not in ("sound", "picture", "both"):
+            raise IndexStateError(f"'{self.within}' cannot be searched; within is sound, picture or both")
+        if not 0.0 <= self.balance <= 1.0:
+            raise IndexStateError(f"balance is {self.balance}; it must be from 0 (picture only) to 1 (sound only)")
+        if self.top < 1 or self.page < 1:
+            raise IndexStateError(
+                f"top is {self.top} and page {self.page}; ask for at least one hit, and pages from 1 on"
+            )
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """What of the library is compared."""
+        return ("sound", "picture") if self.within == "both" else (self.within,)
+
+    @property
+    def is_anywhere(self) -> bool:
+        """Whether the query may begin between two moments; several examples are laid on each moment instead."""
+        return len(self.examples) == 1 and not self.against
+
+    @property
+    def reach_seconds(self) -> float:
+        """Of the longest query."""
+        return max(query.span_seconds for query in (*self.examples, *self.against))
+
+    @property
+    def num_spans(self) -> int:
+        """How many hits must be known to answer."""
+        return self.page * self.top
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Asking:
     """What a search compares, and how."""
 
     library: Library
     calibrate: Calibrate
-    modalities: tuple[Modality, ...]  # of the library
-    balance: float
+    terms: Terms
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Found:
+    """The best spans of a library, from the first page to the one that is asked for."""
+
+    spans: list[Span]
+    files: list[LibraryFile]  # as they are to be named
+    match: "_Match"
+    # Of the longest query, what lies on either side of a span.
+    overhang_seconds: float
+
+    def score(self, span: Span) -> float:
+        """Of its peak."""
+        return float(self.match.score[span.peak])
+
+    def hits(self, terms: Terms) -> list[Hit]:
+        """The page that is asked for."""
+        spans = self.spans[(terms.page - 1) * terms.top :]
+        hits = [_hit(self.files[span.file_rank], self.match, span) for span in spans]
+        return [hit for hit in hits if terms.at_least is None or hit.score >= terms.at_least]
 
 
 def find_moments(
@@ -271,50 +234,51 @@ def find_moments(
     sound in the score where both are: 1 leaves its pictures out, 0 its sound. `where` says which files are searched. A
     hit has a score of `at_least`; an empty library has none.
     """
-    if within not in ("sound", "picture", "both"):
-        raise IndexStateError(f"'{within}' cannot be searched; within is sound, picture or both")
-    if not 0.0 <= balance <= 1.0:
-        raise IndexStateError(f"balance is {balance}; it must be from 0 (picture only) to 1 (sound only)")
-    if top < 1 or page < 1:
-        raise IndexStateError(f"top is {top} and page {page}; ask for at least one hit, and pages from 1 on")
-    if not len(library):
-        return []
-    examples = [query] if isinstance(query, Query) else list(query)
-    files, passes = narrowed(library.files, where)
-    modalities: tuple[Modality, ...] = ("sound", "picture") if within == "both" else (within,)
-    asking = _Asking(library=library, calibrate=calibrate, modalities=modalities, balance=balance)
-    if len(examples) == 1 and not against:
-        file_rank, match, span = _anywhere(asking, examples[0])
-    else:
-        file_rank, match, span = _on_moments(asking, examples, against)
+    terms = Terms(
+        examples=(query,) if isinstance(query, Query) else tuple(query),
+        against=tuple(against),
+        within=within,
+        balance=balance,
+        where=where,
+        top=top,
+        page=page,
+        at_least=at_least,
+    )
+    return find_spans(library, terms, calibrate).hits(terms) if len(library) else []
+
+
+def find_spans(library: Library, terms: Terms, calibrate: Calibrate) -> Found:
+    """The best `terms.num_spans` spans of a library that is not empty."""
+    files, passes = narrowed(library.files, terms.where)
+    asking = _Asking(library=library, calibrate=calibrate, terms=terms)
+    file_rank, match, span = _anywhere(asking) if terms.is_anywhere else _on_moments(asking)
     hidden = ~passes[file_rank]
-    for place in (each.place for each in (*examples, *against) if each.place is not None):
+    for place in (each.place for each in (*terms.examples, *terms.against) if each.place is not None):
         own = np.array([file.file_id == place.file_id for file in library.files])[file_rank]
         hidden |= own & (match.start_seconds < place.end_seconds) & (match.start_seconds + span > place.start_seconds)
+    overhang = 0.5 * (terms.reach_seconds - span)
+    hidden |= ~library.holds(file_rank, match.start_seconds - overhang, match.start_seconds + span + overhang)
     match = replace(match, score=np.where(hidden, np.nan, match.score))
     alignments = Alignments(file_rank=file_rank, start_seconds=match.start_seconds)
-    spans = merge_alignments(library, alignments, match.score, match.cosine, span_seconds=span, top=page * top)
-    hits = [_hit(files[each.file_rank], match, each) for each in spans[(page - 1) * top :]]
-    return [hit for hit in hits if at_least is None or hit.score >= at_least]
+    spans = merge_alignments(library, alignments, match.score, match.cosine, span_seconds=span, top=terms.num_spans)
+    return Found(spans=spans, files=files, match=match, overhang_seconds=overhang)
 
 
-def _anywhere(asking: _Asking, query: Query) -> "tuple[np.ndarray, _Match, float]":
-    """The file of every alignment, what the query makes of it, and how long it is."""
-    parts = [part for phase in query.phases for part in (phase.sound, phase.picture) if part is not None]
-    alignments = alignments_of(asking.library, max(float(part.offset_seconds[-1]) for part in parts))
+def _anywhere(asking: _Asking) -> "tuple[np.ndarray, _Match, float]":
+    """The file of every alignment, what the one query makes of it, and how long it is."""
+    (query,) = asking.terms.examples
+    alignments = alignments_of(asking.library, query.longest_offset_seconds)
     best: _Match | None = None
     for phase, evidence in zip(query.phases, _evidence(asking, alignments, query.phases), strict=True):
-        match = _match(alignments.start_seconds - phase.start_seconds, evidence, asking.balance)
+        match = _match(alignments.start_seconds - phase.start_seconds, evidence, asking.terms.balance)
         best = match if best is None else _better(best, match)
     assert best is not None
     return alignments.file_rank, best, query.span_seconds
 
 
-def _on_moments(
-    asking: _Asking, examples: Several[Query], against: Several[Query]
-) -> "tuple[np.ndarray, _Match, float]":
+def _on_moments(asking: _Asking) -> "tuple[np.ndarray, _Match, float]":
     """The same for several examples: every alignment is a moment of the library, of which the middle counts."""
-    library = asking.library
+    library, examples, against = asking.library, asking.terms.examples, asking.terms.against
     middle = (library.start_seconds + library.end_seconds) / 2
     span = min(query.span_seconds for query in examples)
     found = [_around(asking, query, middle) for query in examples]
@@ -347,7 +311,7 @@ def _around(asking: _Asking, query: Query, middle: np.ndarray) -> "_Match":
     best: _Match | None = None
     for phase in query.phases:
         alignments = Alignments(file_rank=asking.library.file_rank, start_seconds=start + phase.start_seconds)
-        match = _match(start, next(_evidence(asking, alignments, [phase])), asking.balance)
+        match = _match(start, next(_evidence(asking, alignments, [phase])), asking.terms.balance)
         best = match if best is None else _better(best, match)
     assert best is not None
     return best
@@ -356,14 +320,10 @@ def _around(asking: _Asking, query: Query, middle: np.ndarray) -> "_Match":
 def _evidence(asking: _Asking, alignments: Alignments, phases: Several[Phase]) -> Iterator[list[_Evidence]]:
     """For each phase what each library modality says."""
     told = []
-    for searched in asking.modalities:
+    for searched in asking.terms.modalities:
         calibrations, sequences = [], []
         for phase in phases:
-            asked, sequence = searched, phase.sequence(searched)
-            if sequence is None:
-                asked = "picture" if searched == "sound" else "sound"
-                sequence = phase.sequence(asked)
-            assert sequence is not None
+            asked, sequence = phase.asks(searched)
             calibration = asking.calibrate(asked, searched, sequence.offset_seconds)
             calibrations.append(calibration)
             sequences.append((sequence.vectors, sequence.offset_seconds, calibration.mean))
@@ -390,9 +350,7 @@ def _match(start_seconds: np.ndarray, evidence: list[_Evidence], balance: float)
         matched = np.full(len(start_seconds), _MATCHED.index(only.modality))
         return _Match(start_seconds=start_seconds, score=only.surprise, cosine=only.cosine, matched=matched)
     sound, picture = evidence
-    weights = [2.0 * balance * sound.weight, 2.0 * (1.0 - balance) * picture.weight]
-    if max(weights) == 0.0:  # what the balance leaves is not known to be worth anything; it is all there is
-        weights = [balance, 1.0 - balance]
+    weights = weights_of(sound.weight, picture.weight, balance)
     told = [weight * np.nan_to_num(each.surprise) for weight, each in zip(weights, evidence, strict=True)]
     both = np.minimum(*told) >= np.maximum(BOTH_SHARE * (told[0] + told[1]), 1e-9)
     # Where neither says anything, the modality that is there.
@@ -403,6 +361,13 @@ def _match(start_seconds: np.ndarray, evidence: list[_Evidence], balance: float)
         cosine=np.where(leads, picture.cosine, sound.cosine),
         matched=np.where(both, 2, np.where(leads, 1, 0)),
     )
+
+
+def weights_of(sound: float, picture: float, balance: float) -> tuple[float, float]:
+    """What the two pieces of evidence count beside each other; not both are 0."""
+    weights = (2.0 * balance * sound, 2.0 * (1.0 - balance) * picture)
+    # What the balance leaves is not known to be worth anything: it is all there is.
+    return weights if max(weights) > 0.0 else (balance, 1.0 - balance)
 
 
 def _better(one: _Match, other: _Match) -> _Match:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from lookhear.data.manifest import STATUSES
+from lookhear.search.facts import Approximate
 from lookhear.search.index import Index
 from lookhear.search.survey import WAITING, Seen, Survey
 
@@ -35,6 +36,7 @@ class CrawlSummary:
     seconds: float  # of media in these folders, refused files left out
     refused: tuple[Refused, ...]  # every refused file, also those that were refused before
     waiting: tuple[Refused, ...]  # left for the next crawl: still being written, or the crawl was stopped before them
+    approximate: Approximate | None  # how the index is searched where it is too large for an exact search
 
 
 _Change = Literal["added", "changed", "moved", "copied", "unchanged"]
@@ -85,4 +87,5 @@ def summarize(target: Index, roots: Iterable[Path], survey: Survey, left: Sequen
             *(Refused(path=str(seen.full_path), reason=seen.problem) for seen in survey.waiting),
             *(Refused(path=str(seen.full_path), reason="the crawl was stopped before it") for seen in left),
         ),
+        approximate=status.approximate,
     )

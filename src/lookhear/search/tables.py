@@ -4,20 +4,17 @@ This is the only file that imports LanceDB (and its pyarrow), when a table is fi
 """
 
 import datetime
-import functools
 import hashlib
-import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
-import torch
 
-from lookhear.errors import IndexStateError
 from lookhear.search.library import Library, LibraryFile
+from lookhear.search.snapshot import Snapshot, told, vectors_of
 
 # Older versions of the tables are kept this long for processes that are still reading them.
 KEEP_VERSIONS = datetime.timedelta(hours=1)
@@ -56,38 +53,6 @@ class MomentRows:
     visual: np.ndarray  # float32 (M, E), NaN rows where there is no picture
 
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def _told(method: Callable[P, R]) -> Callable[P, R]:
-    """A method of `Tables`, of which what the disk or the database says against it becomes one sentence."""
-
-    @functools.wraps(method)
-    def telling(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return method(*args, **kwargs)
-        except (OSError, RuntimeError, ValueError) as error:
-            tables = args[0]
-            assert isinstance(tables, Tables)
-            raise IndexStateError(
-                f"cannot use {tables.path}: {_reason(error)}; mend that and run the same command again, what was "
-                "complete is in the index; if it stays so the index is damaged, so make another one (--index DIR)"
-            ) from error
-
-    return telling
-
-
-def _reason(error: Exception) -> str:
-    """What the system said, which LanceDB gives between names of its own and places in its source."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    said = " ".join(str(error).split())
-    if from_system := re.search(r"([^:]+) \(os error \d+\)", said):
-        return from_system[1].strip()
-    return re.sub(r", /\S+\.rs:\d+:\d+|^lance error: ", "", said)
-
-
 class Tables:
     """The two LanceDB tables. They are made when first touched, and every read sees the latest commit.
 
@@ -101,12 +66,11 @@ class Tables:
         self._lock = threading.Lock()
 
     def _open(self) -> tuple[Any, Any]:
-        import lancedb
         import pyarrow as pa
 
         with self._lock:
             if self._opened is None:
-                connection = lancedb.connect(str(self.path), read_consistency_interval=datetime.timedelta(0))
+                connection = self._connection()
                 vector = pa.list_(pa.float32(), self._width)
                 files = pa.schema(
                     [
@@ -138,7 +102,12 @@ class Tables:
                 )
             return self._opened
 
-    @_told
+    def _connection(self) -> Any:
+        import lancedb
+
+        return lancedb.connect(str(self.path), read_consistency_interval=datetime.timedelta(0))
+
+    @told
     def copy_to(self, other: "Tables", rows: Sequence[FileRow]) -> None:
         """Writes `rows`, and the moments that they name, into other tables, which are empty."""
         import pyarrow as pa
@@ -154,13 +123,13 @@ class Tables:
         if rows:
             other.put_files(rows)
 
-    @_told
+    @told
     def version(self) -> tuple[int, int]:
         """Of both tables; another one after every commit."""
         files, moments = self._open()
         return int(files.version), int(moments.version)
 
-    @_told
+    @told
     def files(self) -> list[FileRow]:
         """All rows, in the order of library and path."""
         table, _ = self._open()
@@ -170,7 +139,7 @@ class Tables:
             rows.append(FileRow(**(values | text)))
         return sorted(rows, key=lambda row: (row.library, row.path))
 
-    @_told
+    @told
     def put_files(self, rows: Sequence[FileRow]) -> None:
         """Adds or replaces rows (by library and path) in one commit."""
         import pyarrow as pa
@@ -183,13 +152,13 @@ class Tables:
         new = pa.Table.from_pylist(records, schema=table.schema)
         table.merge_insert("row_id").when_matched_update_all().when_not_matched_insert_all().execute(new)
 
-    @_told
+    @told
     def delete_files(self, rows: Sequence[FileRow]) -> None:
         """Deletes rows (by library and path)."""
         table, _ = self._open()
         _delete(table, "row_id", [_row_id(row) for row in rows])
 
-    @_told
+    @told
     def add_moments(self, parts: Sequence[MomentRows]) -> None:
         """Adds moments in one commit."""
         import pyarrow as pa
@@ -214,25 +183,48 @@ class Tables:
         ]
         table.add(pa.Table.from_arrays(columns, schema=table.schema))
 
-    @_told
+    @told
     def delete_moments(self, file_ids: Sequence[str]) -> None:
         """Deletes all moments of these contents."""
         _, table = self._open()
         _delete(table, "file_id", file_ids)
 
-    @_told
+    @told
     def moment_file_ids(self) -> set[str]:
         """The contents that have moments."""
         _, table = self._open()
         return set(table.search().select(["file_id"]).to_arrow().column("file_id").unique().to_pylist())
 
-    @_told
+    @told
     def compact(self) -> None:
         """Joins small fragments and drops versions that nobody can still be reading."""
         for table in self._open():
             table.optimize(cleanup_older_than=KEEP_VERSIONS)
 
-    @_told
+    @told
+    def snapshot(self) -> Snapshot:
+        """The moments as they are now, to be read piece by piece."""
+        _, table = self._open()
+        fixed = self._connection().open_table("moments")
+        fixed.checkout(table.version)
+        return Snapshot(fixed, self._width, self.path)
+
+    @told
+    def index_neighbours(self, column: str) -> None:
+        """Makes LanceDB's index of nearest neighbours of a column of vectors, in place of one that is there."""
+        from lancedb.index import IvfRq
+
+        _, table = self._open()
+        table.create_index(column, config=IvfRq(distance_type="cosine"), replace=True)
+
+    @told
+    def drop_neighbours(self) -> None:
+        """Drops the indices of nearest neighbours."""
+        _, table = self._open()
+        for found in table.list_indices():
+            table.drop_index(found.name)
+
+    @told
     def library(self, contents: tuple[LibraryFile, ...], *, window_seconds: float, hop_seconds: float) -> Library:
         """The moments of `contents` in memory."""
         _, table = self._open()
@@ -242,38 +234,20 @@ class Tables:
         start = data.column("start_seconds").to_numpy()
         order = np.lexsort((start, rank))
         order = order[np.searchsorted(rank[order], 0) :]  # without the moments that no row names
-        audio, visual = (self._vectors(data.column(name), order) for name in ("audio", "visual"))
+        audio, has_audio = vectors_of(data.column("audio"), self._width, order)
+        visual, has_visual = vectors_of(data.column("visual"), self._width, order)
         return Library(
             files=contents,
             file_rank=rank[order],
             start_seconds=start[order],
             end_seconds=data.column("end_seconds").to_numpy()[order],
-            audio=audio.vectors,
-            visual=visual.vectors,
-            has_audio=audio.present,
-            has_visual=visual.present,
+            audio=audio,
+            visual=visual,
+            has_audio=has_audio,
+            has_visual=has_visual,
             window_seconds=window_seconds,
             hop_seconds=hop_seconds,
         )
-
-    def _vectors(self, column: Any, order: np.ndarray) -> "_Vectors":
-        parts = [np.zeros((0, self._width), np.float32)]
-        present = [np.zeros(0, bool)]
-        for chunk in column.chunks:
-            first = chunk.offset * self._width
-            values = chunk.values[first : first + len(chunk) * self._width]
-            parts.append(values.to_numpy(zero_copy_only=False).reshape(-1, self._width))
-            present.append(chunk.is_valid().to_numpy(zero_copy_only=False))
-        has = np.concatenate(present)[order]
-        vectors = np.concatenate(parts)[order]
-        vectors[~has] = 0.0
-        return _Vectors(vectors=torch.from_numpy(vectors), present=has)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Vectors:
-    vectors: torch.Tensor  # float32 (M, E)
-    present: np.ndarray  # bool (M,)
 
 
 def _delete(table: Any, column: str, ids: Sequence[str]) -> None:

@@ -1,0 +1,286 @@
+"""Searching an index that is too large for an exact search, by LanceDB's index of nearest neighbours (IVF_RQ).
+
+The index of neighbours holds every vector in a bit a number, in partitions of which a search looks into some. What it
+names is a shortlist, like that of an exact search (`large.py`): the moments around it are read and scored exactly, so
+scores are right and only a moment that was not named can be missing. How many are is measured when the index is made:
+the ten moments that are truly nearest to one of a sample, and how many of these a shortlist names. The number is kept
+in index.json.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookhear.search.facts import NEAREST, Approximate
+from lookhear.search.large import Extents, LargeLibrary, Shortlist, places_of
+from lookhear.search.library import LibraryFile, Modality
+from lookhear.search.query import Calibrate, Query, Terms
+from lookhear.search.snapshot import BOTH, COLUMNS, Snapshot
+from lookhear.search.tables import Tables
+
+# Moments that a shortlist has at least for a window of a query, as in the measurement of recall.
+NAMED = 64
+# A longer query is looked up by this many of its windows, evenly spread.
+_MAX_ASKED = 8
+# Below so many moments all that pass a filter are read.
+_FEW = 1 << 14
+# So many files may be named in a filter of the database; beyond, what does not pass is left out afterwards.
+_MOST_NAMES = 2000
+_MOST_NAMED = 1 << 13
+# Cosines that differ by no more are the same, rounded otherwise.
+_SAME = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApproximateOptions:
+    """How an index of neighbours is made."""
+
+    enough_recall: float = 0.98
+    """more partitions are looked into until the measured recall is so high, or `most_probes` are"""
+    first_probes: int = 16
+    most_probes: int = 256
+    refine: int = 4
+    sampled: int = 200
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NearLibrary(LargeLibrary):
+    """A large library whose shortlists come from the index of neighbours."""
+
+    approximate: Approximate
+
+    def shortlist(self, terms: Terms, calibrate: Calibrate, passes: np.ndarray) -> Shortlist:
+        """Moments that are near to windows of the query."""
+        return _Named(library=self, terms=terms, passes=passes)
+
+    def moments_of(self, row_id: np.ndarray) -> np.ndarray:
+        """int64: which moments these are, without those that no file names."""
+        place = np.searchsorted(self._sorted, row_id).clip(max=len(self._sorted) - 1)
+        return self._order[place[self._sorted[place] == row_id]]
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        return np.argsort(self.row_id)
+
+    @cached_property
+    def _sorted(self) -> np.ndarray:
+        return self.row_id[self._order]
+
+
+def near_library(
+    contents: tuple[LibraryFile, ...],
+    snapshot: Snapshot,
+    approximate: Approximate,
+    *,
+    window_seconds: float,
+    hop_seconds: float,
+) -> NearLibrary:
+    """The moments of `contents`."""
+    keys = snapshot.keys()
+    place = places_of(contents, keys.file_ids, keys.first, keys.count)
+    return NearLibrary(
+        files=contents,
+        file_rank=place.file_rank,
+        start_seconds=keys.start_seconds[place.row],
+        end_seconds=keys.end_seconds[place.row],
+        window_seconds=window_seconds,
+        hop_seconds=hop_seconds,
+        snapshot=snapshot,
+        row_id=keys.row_id[place.row],
+        approximate=approximate,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Asked:
+    """A window of a query that is looked up."""
+
+    searched: Modality
+    vector: Tensor  # float32 (E,)
+    before_seconds: float  # from where the extent begins to the window
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Named:
+    """The shortlist of an approximate search."""
+
+    library: NearLibrary
+    terms: Terms
+    passes: np.ndarray  # bool (F,)
+
+    def best(self, count: int) -> Extents:
+        library, facts = self.library, self.library.approximate
+        num_passing = int(library.count[self.passes].sum())
+        if num_passing <= _FEW:
+            return self._all()
+        each = max(NAMED, -(-count // len(self._asked)))
+        # What does not pass is left out here or, of too many names, afterwards, and so more is asked for.
+        condition = self._condition()
+        wanted = each if condition is not None else each * len(library) // num_passing
+        wanted = min(wanted, _MOST_NAMED)
+        rank, begin, is_all = [np.zeros(0, np.int64)], [np.zeros(0)], True
+        for asked in self._asked:
+            found = library.snapshot.neighbours(
+                asked.searched,
+                asked.vector,
+                wanted,
+                probes=facts.probes,
+                refine=facts.refine,
+                condition=condition or "",
+            )
+            moments = library.moments_of(found.row_id)
+            moments = moments[self.passes[library.file_rank[moments]]][:each]
+            rank.append(library.file_rank[moments])
+            begin.append(library.start_seconds[moments] - asked.before_seconds)
+            is_all &= len(found.row_id) < wanted
+        start = np.concatenate(begin)
+        return Extents(
+            file_rank=np.concatenate(rank),
+            from_seconds=start,
+            to_seconds=start + self._reach_seconds,
+            floor=None,
+            is_all=is_all,
+        )
+
+    def num_above(self, score: float) -> int:
+        raise AssertionError("there is no floor")
+
+    def _all(self) -> Extents:
+        library = self.library
+        rank = np.flatnonzero(self.passes & (library.count > 0))
+        return Extents(
+            file_rank=rank,
+            from_seconds=library.start_seconds[library.first[rank]],
+            to_seconds=library.file_end_seconds()[rank],
+            floor=None,
+            is_all=True,
+        )
+
+    def _condition(self) -> str | None:
+        """Which files pass, in SQL; None where that would be too long."""
+        ids = np.array([file.file_id for file in self.library.files])
+        passing, others = ids[self.passes], ids[~self.passes]
+        if not len(others):
+            return ""
+        fewer, operator = (passing, "IN") if len(passing) <= len(others) else (others, "NOT IN")
+        if len(fewer) > _MOST_NAMES:
+            return None
+        names = ", ".join(f"'{name}'" for name in fewer)  # hexadecimal digits only
+        return f"file_id {operator} ({names})"
+
+    @property
+    def _reach_seconds(self) -> float:
+        return self.terms.reach_seconds + (self.library.hop_seconds if self.terms.is_anywhere else 0.0)
+
+    @cached_property
+    def _asked(self) -> list[_Asked]:
+        found = []
+        for query in self.terms.examples:
+            for searched in self.terms.modalities:
+                windows = list(self._windows(query, searched))
+                chosen = np.unique(np.linspace(0, len(windows) - 1, _MAX_ASKED).round().astype(np.int64))
+                found += [windows[place] for place in chosen.tolist()]
+        return found
+
+    def _windows(self, query: Query, searched: Modality) -> Iterator[_Asked]:
+        hop, reach = self.library.hop_seconds, self.terms.reach_seconds
+        for phase in query.phases:
+            _, sequence = phase.asks(searched)
+            for vector, offset in zip(sequence.vectors, sequence.offset_seconds.tolist(), strict=True):
+                before = offset + hop  # an alignment begins with the first window of its phase
+                if not self.terms.is_anywhere:  # the middles of all examples lie on each other
+                    before = offset + phase.start_seconds + (reach - query.span_seconds) / 2
+                yield _Asked(searched=searched, vector=vector, before_seconds=before)
+
+
+# ---- making it
+
+
+def make_approximate(
+    tables: Tables, *, options: ApproximateOptions | None = None, tell: Callable[[str], None] = lambda _: None
+) -> Approximate:
+    """Makes the index of neighbours of all vectors, and measures what it misses. Takes minutes for a million.
+
+    `tell` is told what is being done.
+    """
+    options = options or ApproximateOptions()
+    started = time.perf_counter()
+    before = tables.snapshot()
+    there = {modality for modality in BOTH if any(len(row_id) for row_id, _ in before.batches(modality))}
+    for modality in sorted(there):
+        tell(f"making the index of neighbours: {modality}")
+        tables.index_neighbours(COLUMNS[modality])
+    tell("measuring the recall of the index of neighbours")
+    snapshot = tables.snapshot()
+    sample = _sample(snapshot, options.sampled)
+    nearest = {searched: _nearest(snapshot, searched, sample) for searched in there}
+    probes = options.first_probes
+    while True:
+        recall = _recall(snapshot, sample, nearest, probes=probes, refine=options.refine)
+        if min(recall.values(), default=1.0) >= options.enough_recall or probes >= options.most_probes:
+            break
+        probes *= 2
+    return Approximate(
+        moments=len(snapshot),
+        probes=probes,
+        refine=options.refine,
+        recall_at_10=recall,
+        sampled=len(sample.row_id),
+        build_seconds=round(time.perf_counter() - started, 3),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Sample:
+    """Moments that are asked for."""
+
+    row_id: np.ndarray  # uint64 (Q,)
+    vectors: dict[Modality, Tensor]  # float32 (Q, E), zeros where there is none
+    has: dict[Modality, np.ndarray]  # bool (Q,)
+
+
+def _sample(snapshot: Snapshot, count: int) -> _Sample:
+    row_id = snapshot.keys().row_id
+    chosen = np.random.default_rng(0).choice(row_id, min(count, len(row_id)), replace=False)
+    found = snapshot.vectors(chosen)
+    return _Sample(
+        row_id=chosen,
+        vectors={"sound": found.audio, "picture": found.visual},
+        has={"sound": found.has_audio, "picture": found.has_visual},
+    )
+
+
+def _nearest(snapshot: Snapshot, searched: Modality, sample: _Sample) -> dict[Modality, Tensor]:
+    """By modality of the sample, float32 (Q, 10): the cosines of the nearest moments, not counting itself."""
+    best = {asked: torch.full((len(sample.row_id), NEAREST), -2.0) for asked in BOTH}
+    for row_id, vectors in snapshot.batches(searched):
+        own = torch.from_numpy(sample.row_id[:, None] == row_id[None, :])
+        for asked in BOTH:
+            cosine = (sample.vectors[asked] @ vectors.T).masked_fill(own, -2.0)
+            best[asked] = torch.cat([best[asked], cosine], dim=1).topk(NEAREST, dim=1).values
+    return best
+
+
+def _recall(
+    snapshot: Snapshot, sample: _Sample, nearest: dict[Modality, dict[Modality, Tensor]], *, probes: int, refine: int
+) -> dict[str, float]:
+    """The share of the nearest moments that are named, by modalities; of equally near ones any will do."""
+    recall = {}
+    for searched, of_asked in nearest.items():
+        for asked, exact in of_asked.items():
+            shares = []
+            for number in np.flatnonzero(sample.has[asked]).tolist():
+                vector = sample.vectors[asked][number]
+                found = snapshot.neighbours(searched, vector, NAMED, probes=probes, refine=refine)
+                cosine = np.sort(found.cosine[found.row_id != sample.row_id[number]])[::-1][:NEAREST]
+                wanted = exact[number][exact[number] > -2.0].numpy()
+                if len(wanted):
+                    shares.append(float((cosine >= wanted[-1] - _SAME).sum()) / len(wanted))
+            if shares:
+                recall[f"{asked}>{searched}"] = round(float(np.mean(shares)), 4)
+    return recall

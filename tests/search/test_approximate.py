@@ -1,0 +1,192 @@
+"""If these fail, an approximate search scores wrongly, forgets filters, or claims a recall that it does not have."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lookhear.search import approximate as approximate_module
+from lookhear.search.approximate import (
+    ApproximateOptions,
+    NearLibrary,
+    make_approximate,
+    near_library,
+)
+from lookhear.search.calibration import calibrate
+from lookhear.search.facts import Approximate
+from lookhear.search.filters import Where
+from lookhear.search.library import Library
+from lookhear.search.query import Hit, Place, Query, Terms, find_moments
+from lookhear.search.snapshot import Neighbours, Snapshot
+from lookhear.search.tables import Tables
+from made_library import HOP, WIDTH, WINDOW, make_library, parts_of, query_of, unit
+
+OPTIONS = ApproximateOptions(first_probes=1, most_probes=8, sampled=40)
+
+
+@pytest.fixture(scope="module")
+def library() -> Library:
+    library = make_library([30.0] * 40)
+    library.has_visual[library.file_rank < 3] = False
+    library.visual[~library.has_visual] = 0.0
+    return library
+
+
+@pytest.fixture(scope="module")
+def tables(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Tables:
+    tables = Tables(tmp_path_factory.mktemp("near"), WIDTH)
+    tables.add_moments(parts_of(library, range(40)))
+    return tables
+
+
+@pytest.fixture(scope="module")
+def made(tables: Tables) -> Approximate:
+    return make_approximate(tables, options=OPTIONS)
+
+
+@pytest.fixture
+def near(library: Library, tables: Tables, made: Approximate, monkeypatch: pytest.MonkeyPatch) -> NearLibrary:
+    monkeypatch.setattr(approximate_module, "_FEW", 50)
+    return near_library(library.files, tables.snapshot(), made, window_seconds=WINDOW, hop_seconds=HOP)
+
+
+def both(library: Library, other: NearLibrary, query: Query | list[Query], **options: object) -> list[list[Hit]]:
+    queries = (query,) if isinstance(query, Query) else tuple(query)
+    terms = Terms(examples=queries, **options)  # type: ignore[arg-type]
+
+    def calibrated(*asked: object) -> object:
+        return calibrate(library, *asked)  # type: ignore[arg-type]
+
+    return [find_moments(library, query, calibrated, **options), other.find(terms, calibrated)]  # type: ignore[arg-type]
+
+
+def noisy(library: Library, row: int, count: int = 1, *, seed: int = 0) -> Query:
+    vectors = library.audio[row : row + count].numpy()
+    return query_of(unit(vectors + 0.05 * np.random.default_rng(seed).normal(size=vectors.shape)))
+
+
+def place_of(hit: Hit) -> tuple[str, float, float]:
+    return hit.path, round(hit.peak_seconds, 3), round(hit.score, 4)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("within", ["sound", "both"])
+def test_what_is_found_is_scored_as_an_exact_search_does(
+    library: Library, near: NearLibrary, count: int, within: str
+) -> None:
+    for seed in range(8):
+        exact, found = both(library, near, noisy(library, 61 * seed + 7, count, seed=seed), within=within, top=5)
+        assert place_of(found[0]) == place_of(exact[0])
+        everything = {place_of(hit) for hit in exact}
+        assert len(found) == 5
+        assert len({place_of(hit) for hit in found} & everything) >= 3
+
+
+def test_filters_hold_however_they_are_asked_for(
+    library: Library, near: NearLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, str]] = []
+    real = Snapshot.neighbours
+
+    def counted(snapshot: Snapshot, modality: str, vector: torch.Tensor, count: int, **options: object) -> Neighbours:
+        asked.append((count, str(options["condition"])))
+        return real(snapshot, modality, vector, count, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Snapshot, "neighbours", counted)
+    query = noisy(library, 700)
+    half = Where(name="?.mp4")  # ten files of forty
+    exact, found = both(library, near, query, within="sound", where=half, top=4)
+    assert [hit.path for hit in found][:1] == [hit.path for hit in exact][:1]
+    assert asked[-1][1].startswith("file_id IN (")
+    most = Where(name="[!x]*")  # a bracket is a bracket: none passes
+    assert both(library, near, query, where=most)[1] == []
+    monkeypatch.setattr(approximate_module, "_MOST_NAMES", 5)
+    asked.clear()
+    exact, found = both(library, near, query, within="sound", where=half, top=4)
+    assert {Path(hit.path).stem for hit in found} <= {str(number) for number in range(10)}
+    assert place_of(found[0]) == place_of(exact[0])
+    assert asked[-1][1] == ""
+    assert asked[0][0] == 64 * 4, "three quarters are left out afterwards"
+    asked.clear()
+    monkeypatch.setattr(approximate_module, "_FEW", 60 * 10)
+    exact, found = both(library, near, query, within="sound", where=half, top=20)
+    assert [place_of(hit) for hit in found] == [place_of(hit) for hit in exact]
+    assert not asked, "what passes is read as a whole"
+
+
+def test_examples_counter_examples_pages_and_the_moment_itself(library: Library, near: NearLibrary) -> None:
+    queries = [noisy(library, 333), noisy(library, 400, 2)]
+    for options in ({}, {"against": (noisy(library, 900),)}):
+        exact, found = both(library, near, queries, top=3, **options)
+        assert {place_of(hit) for hit in found} & {place_of(hit) for hit in exact}
+    one = both(library, near, queries[0], top=40)[1]
+    pages = [hit for page in (1, 2) for hit in both(library, near, queries[0], top=20, page=page)[1]]
+    assert [place_of(hit) for hit in pages] == [place_of(hit) for hit in one]
+    assert len(one) == 40, "more is asked for where hits of a shortlist are too few"
+    start = float(library.start_seconds[333])
+    own = Place(file_id=library.files[library.file_rank[333]].file_id, start_seconds=start, end_seconds=start + WINDOW)
+    query = query_of(library.audio[333:334])
+    hits = both(library, near, Query(phases=query.phases, span_seconds=WINDOW, place=own), within="sound")[1]
+    assert hits
+    assert max(hit.cosine for hit in hits) < 0.99
+
+
+def test_the_recall_that_is_kept_is_the_recall_that_is(library: Library, tables: Tables, made: Approximate) -> None:
+    assert set(made.recall_at_10) == {f"{a}>{b}" for a in ("sound", "picture") for b in ("sound", "picture")}
+    lowest = min(made.recall_at_10.values())
+    assert 0.5 < lowest <= 1.0
+    assert made.recall.startswith(f"{lowest:.1%} of the 10")
+    assert (made.moments, made.sampled) == (len(library), 40)
+    snapshot = tables.snapshot()
+    sample = approximate_module._sample(snapshot, 40)
+    shares = []
+    keys = {row: number for number, row in enumerate(snapshot.keys().row_id.tolist())}
+    assert len(keys) == len(library)
+    everything = snapshot.vectors(snapshot.keys().row_id)
+    for number, row_id in enumerate(sample.row_id.tolist()):
+        cosine = everything.audio @ sample.vectors["sound"][number]
+        cosine[keys[row_id]] = -2.0
+        nearest = snapshot.keys().row_id[cosine.topk(10).indices.numpy()]
+        named = snapshot.neighbours(
+            "sound", sample.vectors["sound"][number], 64, probes=made.probes, refine=made.refine
+        ).row_id
+        shares.append(len(set(nearest.tolist()) & set(named.tolist())) / 10)
+    assert made.recall_at_10["sound>sound"] == pytest.approx(np.mean(shares), abs=0.02)
+
+
+def test_a_bad_index_of_neighbours_says_so(tables: Tables, made: Approximate, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Snapshot.neighbours
+
+    def half_blind(snapshot: Snapshot, *asked: object, **options: object) -> Neighbours:
+        found = real(snapshot, *asked, **options)  # type: ignore[arg-type]
+        return Neighbours(row_id=found.row_id[1::2], cosine=found.cosine[1::2])
+
+    monkeypatch.setattr(Snapshot, "neighbours", half_blind)
+    snapshot = tables.snapshot()
+    sample = approximate_module._sample(snapshot, 40)
+    nearest = {"sound": approximate_module._nearest(snapshot, "sound", sample)}
+    recall = approximate_module._recall(snapshot, sample, nearest, probes=8, refine=4)  # type: ignore[arg-type]
+    assert recall["sound>sound"] < 0.7
+
+
+def test_equal_moments_do_for_each_other(tmp_path: Path) -> None:
+    library = make_library([30.0] * 8, picture=False)
+    library.audio[:] = library.audio[0].clone()
+    tables = Tables(tmp_path, WIDTH)
+    tables.add_moments(parts_of(library, range(8)))
+    made = make_approximate(tables, options=OPTIONS)
+    assert made.recall_at_10 == {"sound>sound": 1.0}
+
+
+def test_more_partitions_are_looked_into_where_recall_is_low(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def recall(*_: object, probes: int, refine: int) -> dict[str, float]:
+        asked.append(probes)
+        return {"sound>sound": min(1.0, 0.3 * probes)}
+
+    monkeypatch.setattr(approximate_module, "_recall", recall)
+    monkeypatch.setattr(Tables, "index_neighbours", lambda *_: None)
+    assert make_approximate(tables, options=OPTIONS).probes == 4
+    assert asked == [1, 2, 4]
