@@ -159,6 +159,9 @@ def test_two_halves_equal_one_whole(
         found = found_by(two, rank)[name]
         assert found.keys() == whole.keys()
         for key, wanted in whole.items():
+            if key.endswith("stem.layers.0.bias"):  # the norm after it takes it out: its gradient is rounding alone
+                assert max(found[key].abs().max(), wanted.abs().max()) < 1e-3
+                continue
             torch.testing.assert_close(found[key], wanted, rtol=1e-5, atol=1e-5)
 
 
