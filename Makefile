@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 READY := $(VENV)/ready
 
-.PHONY: setup fix check test test-slow demo study bench docs readme clean
+.PHONY: setup fix check test test-ci test-slow demo study bench docs readme clean
 
 setup: $(READY)
 
@@ -18,6 +18,9 @@ demo: $(READY)        ## make a small library of videos, learn from it, search i
 
 test: $(READY)        ## the default suite; under 6 minutes on 2 cores
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-ci: $(READY)     ## several processes, kills, compiling: what takes half a minute a test; under 4 minutes
+	$(BIN)/python -m pytest -m ci
 
 test-slow: $(READY)   ## the long ones: many kills, full-size models
 	$(BIN)/python -m pytest -m slow --timeout 3600

@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from lookhear.data.augment import AugmentConfig
+from lookhear.data.batch import Batch
 from lookhear.data.manifest import ManifestRow
 from lookhear.data.preprocess import PreprocessConfig
 from lookhear.data.store import PrepareConfig, StoredClip
@@ -101,6 +103,23 @@ def small_run(**changes: Any) -> Run:
         "journal_every": 1,
     }
     return Run(**(values | changes))
+
+
+def made_batch(clips: int = 5, windows: int = 2) -> Batch:
+    """Clips of windows that overlap in every other clip."""
+    generator = torch.Generator().manual_seed(1)
+    start = torch.zeros(clips, windows, dtype=torch.float64)
+    start[::2] = torch.arange(windows, dtype=torch.float64)
+    start[1::2] = 0.1 * torch.arange(windows, dtype=torch.float64)
+    size = (3, INPUT["picture_height"], INPUT["picture_width"])
+    return Batch(
+        clip_ids=tuple(map(str, range(clips))),
+        index=torch.arange(clips),
+        start_seconds=start,
+        audio=torch.randn(clips, windows, INPUT["audio_frames"], INPUT["num_mel_bins"], generator=generator),
+        frames=torch.randn(clips, windows, *size, generator=generator),
+        labels=torch.eye(2)[torch.arange(clips) % 2],
+    )
 
 
 class LabelledStore(FakeStore):

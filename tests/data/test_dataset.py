@@ -1,5 +1,7 @@
 """Batches. If these fail, what is trained on depends on workers, ranks or restarts, or pairs the wrong moments."""
 
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -7,11 +9,11 @@ import pytest
 import torch
 
 from lookhear.data.batch import Batch
-from lookhear.data.dataset import WindowDataset, make_batches, num_steps, paired_span
+from lookhear.data.dataset import WindowDataset, make_batches, make_feed, num_steps, paired_span
 from lookhear.data.preprocess import Preprocess, PreprocessConfig, log_mel, resize_and_crop
 from lookhear.data.sampling import frame_times, published_pairs
 from lookhear.data.store import Store
-from lookhear.errors import ConfigError, StoreError
+from lookhear.errors import ConfigError, StoreError, UserError
 
 CONFIG = PreprocessConfig(audio_frames=80, picture_height=24, picture_width=24)
 
@@ -65,14 +67,16 @@ def test_epochs_differ_and_repeat(store: Store) -> None:
     assert same(dataset.batch(1, [1]), WindowDataset(store, CONFIG, indices=[dataset.clips[1].index]).batch(1, [0]))
 
 
-def test_any_start_step_continues_the_same_epoch(store: Store) -> None:
+def test_any_step_goes_on_as_the_epochs_do(store: Store) -> None:
     dataset = WindowDataset(store, CONFIG)
-    whole = list(make_batches(dataset, batch_size=2, epoch=3))
-    assert len(whole) == len(dataset) // 2 == num_steps(dataset, batch_size=2)
-    for start in range(len(whole) + 1):
-        rest = list(make_batches(dataset, batch_size=2, epoch=3, start_step=start))
-        assert len(rest) == len(whole) - start
-        assert all(same(*pair) for pair in zip(rest, whole[start:], strict=True))
+    epochs = [list(make_batches(dataset, batch_size=2, epoch=epoch)) for epoch in range(3)]
+    steps = len(dataset) // 2
+    assert [len(epoch) for epoch in epochs] == [steps] * 3 == [num_steps(dataset, batch_size=2)] * 3
+    whole = [batch for epoch in epochs for batch in epoch]
+    for start, stop in [(0, 3 * steps), (1, steps), (steps - 1, 2 * steps + 1), (2 * steps, 2 * steps)]:
+        part = list(make_feed(dataset, batch_size=2, start=start, stop=stop))
+        assert len(part) == stop - start
+        assert all(same(*pair) for pair in zip(part, whole[start:stop], strict=True))
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
@@ -92,8 +96,10 @@ def test_ranks_share_the_same_global_batches(store: Store, world_size: int) -> N
 
 def test_workers_give_the_same_batches(store: Store) -> None:
     dataset = WindowDataset(store, CONFIG, windows_per_clip=2)
-    here = list(make_batches(dataset, batch_size=2, epoch=5, start_step=1))
-    there = list(make_batches(dataset, batch_size=2, epoch=5, start_step=1, num_workers=2))
+    steps = num_steps(dataset, batch_size=2)
+    here, there = (
+        list(make_feed(dataset, batch_size=2, start=steps - 1, stop=steps + 2, num_workers=count)) for count in (0, 2)
+    )
     assert len(here) == len(there)
     assert all(same(*pair) for pair in zip(here, there, strict=True))
 
@@ -162,6 +168,59 @@ def test_a_raw_batch_is_what_preprocess_takes(store: Store) -> None:
     assert batch.audio.shape == (2, 1, 80, 128)
     assert batch.frames.shape == (2, 1, 3, 24, 24)
     assert batch.frames.dtype == torch.float32
+
+
+@pytest.mark.parametrize("frames_per_window", [1, 3])
+def test_pictures_may_be_sized_later(store: Store, frames_per_window: int) -> None:
+    """A GPU resizes them in batches; here the CPU does, so that the numbers are the same to the bit."""
+    config = replace(CONFIG, frames_per_window=frames_per_window)
+    sized = WindowDataset(store, config, windows_per_clip=2)
+    later = WindowDataset(store, config, windows_per_clip=2, resize=False)
+    raw = later.batch(2, [0, 3, 4])
+    assert raw.frames is not None
+    assert raw.frame_sizes is not None
+    assert raw.frames.shape[-2:] != (24, 24)
+    ready, wanted = (Preprocess(config)(batch).frames for batch in (raw, sized.batch(2, [0, 3, 4])))
+    assert ready is not None
+    assert wanted is not None
+    assert torch.equal(ready, wanted)
+    mixed = WindowDataset(store, config, windows_per_clip=2, resize=False, mixup=1.0).batch(2, [0, 3])
+    assert mixed.frame_sizes is None, "what is mixed is of one size"
+
+
+def test_workers_pass_on_what_a_user_can_mend(store: Store) -> None:
+    """One line, not a traceback of the worker."""
+    dataset = WindowDataset(store, CONFIG)
+    dataset.store = Broken()  # type: ignore[assignment]
+    for num_workers in (0, 1):
+        with pytest.raises(StoreError, match=r"^shard 0 is damaged$"):
+            list(make_feed(dataset, batch_size=2, start=0, stop=2, num_workers=num_workers))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_a_worker_that_is_killed_is_a_sentence(store: Store) -> None:
+    dataset = WindowDataset(store, CONFIG)
+    dataset.store = Deadly()  # type: ignore[assignment]
+    with pytest.raises(UserError, match=r"a process that reads the store ended .*lower data\.num_workers"):
+        list(make_feed(dataset, batch_size=2, start=0, stop=2, num_workers=1))
+
+
+class Broken:
+    """A store whose reader finds damage."""
+
+    def waveform(self, *_: object) -> object:
+        raise StoreError("shard 0 is damaged")
+
+    frames = waveform
+
+
+class Deadly:
+    """A store that the system ends the reader of."""
+
+    def waveform(self, *_: object) -> object:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    frames = waveform
 
 
 def test_a_store_made_for_another_channel_is_refused(store: Store) -> None:

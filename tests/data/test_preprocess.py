@@ -314,3 +314,30 @@ def test_published_weights_come_with_the_published_preprocessing() -> None:
         config = from_dict(PreprocessConfig, published_preprocess(model))
         wanted = PreprocessConfig(channel="first", framing="published", audio_frames=model.audio_frames)
         assert config == wanted
+
+
+@pytest.mark.parametrize("sizes", [[(20, 30), (24, 24), (20, 30)], [(24, 24)], [(40, 17), (9, 50)]])
+def test_pictures_of_several_sizes_are_resized_as_each_alone(sizes: list[tuple[int, int]]) -> None:
+    """As a GPU gets them: in the corner of one tensor, two windows of two pictures a clip."""
+    config = PreprocessConfig(audio_frames=80, picture_height=24, picture_width=16, frames_per_window=2)
+    preprocess = Preprocess(config)
+    generator = torch.Generator().manual_seed(0)
+    pictures = [torch.randint(0, 256, (2, 6, *size), generator=generator, dtype=torch.uint8) for size in sizes]
+    frames = torch.full((len(sizes), 2, 6, max(h for h, _ in sizes), max(w for _, w in sizes)), 77, dtype=torch.uint8)
+    for row, own in enumerate(pictures):
+        frames[row, ..., : own.shape[-2], : own.shape[-1]] = own
+    raw = Batch(
+        clip_ids=("",) * len(sizes),
+        index=torch.arange(len(sizes)),
+        start_seconds=torch.zeros(len(sizes), 2),
+        frames=frames,
+        frame_sizes=tuple(sizes),
+    )
+    ready = preprocess(raw)
+    assert ready.frame_sizes is None
+    assert ready.frames is not None
+    for row, own in enumerate(pictures):
+        assert torch.equal(ready.frames[row], preprocess.pixels(own))
+    part = preprocess(raw.rows(slice(0, 1))).frames
+    assert part is not None
+    assert torch.equal(part[0], ready.frames[0])

@@ -38,7 +38,7 @@ CASES: dict[str, tuple[CAVMAEConfig, float]] = {
 }
 
 
-def counted(config: CAVMAEConfig, ratio: float, rows: int, *, objective: bool) -> int:
+def counted(config: CAVMAEConfig, ratio: float, rows: int, *, objective: bool, decode_share: float = 1.0) -> int:
     """Operations that torch sees: of a whole pass, or of a training step with two windows a clip."""
     torch.manual_seed(0)
     model = CAVMAESync(config) if isinstance(config, CAVMAESyncConfig) else CAVMAE(config)
@@ -53,7 +53,8 @@ def counted(config: CAVMAEConfig, ratio: float, rows: int, *, objective: bool) -
     counter = FlopCounterMode(display=False)
     with sdpa_kernel(SDPBackend.MATH), counter:
         if objective:
-            built = CAVMAEObjectiveConfig(mask=MaskConfig(audio=ratio, visual=ratio), direction="both").build(model)
+            mask = MaskConfig(audio=ratio, visual=ratio)
+            built = CAVMAEObjectiveConfig(mask=mask, direction="both", decode_share=decode_share).build(model)
             built(model, batch, Draws(seed=0, epoch=0)).loss.backward()
         else:
             model(batch.audio, batch.frames)
@@ -69,6 +70,14 @@ def test_a_step_and_a_pass_are_what_torch_counts(name: str) -> None:
     if config.audio_tower != "conv":  # torch counts the gradient of a depthwise convolution as that of a full one
         assert counted(config, ratio, rows, objective=True) == step + cosines
     assert counted(config, ratio, rows, objective=False) == rows * pass_flops(config).forward
+
+
+def test_a_step_that_decodes_some() -> None:
+    config, ratio = next(iter(CASES.values()))
+    flops = pass_flops(config, audio_ratio=ratio, visual_ratio=ratio, reconstruct=True, decode_share=0.3)
+    cosines = 3 * contrastive_flops(4, config.width, directions=2)
+    assert counted(config, ratio, 4, objective=True, decode_share=0.3) == 4 * flops.training + cosines
+    assert flops.decoder < pass_flops(config, audio_ratio=ratio, visual_ratio=ratio, reconstruct=True).decoder
 
 
 def test_the_published_step() -> None:

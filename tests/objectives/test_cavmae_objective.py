@@ -20,8 +20,9 @@ from lookhear.errors import ConfigError
 from lookhear.models.cavmae import CAVMAE, CAVMAEConfig
 from lookhear.models.cavmae_sync import CAVMAESync, CAVMAESyncConfig
 from lookhear.models.published import PublishedChoices, load_published, to_published
-from lookhear.models.tokens import MaskConfig, Masks
+from lookhear.models.tokens import MaskConfig, Masks, decode_some
 from lookhear.objectives import CAVMAEObjectiveConfig
+from lookhear.recipes import RECIPES
 from lookhear.training.optim import OptimConfig, build_optimizer
 
 TINY = Path(__file__).parent.parent / "golden" / "tiny"
@@ -181,6 +182,48 @@ def test_terms_sum_to_the_loss_and_follow_the_weights() -> None:
     without = small_step(CAVMAEObjectiveConfig(contrastive_weight=0))
     assert set(without.terms) == {"reconstruction_audio", "reconstruction_visual"}
     assert without.report == {}
+
+
+@pytest.mark.parametrize("structure", ["unstructured", "time"])
+def test_decoding_all_that_was_removed_is_the_exact_objective(structure: Any) -> None:
+    """The order in which a transformer is given its tokens is nothing to it: seen ones first gives the same."""
+    model, batch = small_model(), small_batch()
+    assert batch.audio is not None
+    mask = MaskConfig(audio=0.5, visual=0.75, audio_structure=structure)
+    masks = model.draw_masks(len(batch) * 2, mask, generator=torch.Generator().manual_seed(0))
+    assert masks.audio is not None
+    assert masks.visual is not None
+    every = Masks(audio=decode_some(masks.audio, 1.0), visual=decode_some(masks.visual, 1.0))
+    found, wanted = (model(batch.audio, batch.frames, mask=chosen).reconstruction for chosen in (every, masks))
+    for name, own in (("audio", every.audio), ("visual", every.visual)):
+        assert own is not None
+        assert own.decoded is not None
+        assert torch.equal(own.removed.gather(1, own.decoded), torch.ones_like(own.decoded, dtype=torch.bool))
+        for part in (name, f"{name}_patches"):
+            whole = getattr(wanted, part).flatten(0, 1)
+            places = own.decoded[..., None].expand(-1, -1, whole.shape[2])
+            torch.testing.assert_close(getattr(found, part).flatten(0, 1), whole.gather(1, places))
+
+
+def test_decoding_some_scores_some() -> None:
+    config = CAVMAEObjectiveConfig(mask=MaskConfig(audio=0.5, visual=0.75), decode_share=0.25)
+    step = small_step(config)
+    assert 0.5 < float(step.loss.detach() / small_step(dataclasses.replace(config, decode_share=1.0)).loss.detach()) < 2
+    step.loss.backward()
+    model = small_model()
+    masks = model.draw_masks(3, config.mask, generator=torch.Generator().manual_seed(0))
+    assert masks.visual is not None
+    some = decode_some(masks.visual, 0.25)
+    assert some.decoded is not None
+    removed = int(masks.visual.removed[0].sum())
+    assert some.decoded.shape == (3, round(removed / 4))
+    assert decode_some(masks.visual, 1e-9).decoded.shape == (3, 1)  # type: ignore[union-attr]
+
+
+def test_no_recipe_decodes_less_than_was_removed() -> None:
+    """What is published is the exact objective."""
+    shares = {name: getattr(make().objective, "decode_share", 1.0) for name, make in RECIPES.items()}
+    assert set(shares.values()) == {1.0}, shares
 
 
 def test_a_pass_of_its_own_for_contrast() -> None:
@@ -345,6 +388,7 @@ def test_a_learned_temperature_learns_within_bounds() -> None:
         (lambda: CAVMAEObjectiveConfig(contrastive_mask_ratio=1.0), "contrastive_mask_ratio"),
         (lambda: CAVMAEObjectiveConfig(contrastive_weight=-1.0), "negative"),
         (lambda: CAVMAEObjectiveConfig(local_share=2.0), "local_share"),
+        (lambda: CAVMAEObjectiveConfig(decode_share=0.0), "decode_share"),
         (lambda: CAVMAEObjectiveConfig(mask_ratio_range=(0.9, 0.6)), "must rise"),
         (lambda: CAVMAEObjectiveConfig(mask_ratio_range=(0.6, 1.0)), "must rise"),
         (lambda: CAVMAEObjectiveConfig().build(small_model(decoder_depth=0)), "decoder"),

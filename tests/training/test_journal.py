@@ -44,6 +44,13 @@ def test_a_loss_that_is_no_number_stops_after_what_was_good(tmp_path: Path) -> N
     assert [found["step"] for found in read_records(tmp_path / "journal.jsonl")] == [1]
 
 
+def test_a_disk_without_room_is_a_sentence(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "gone")
+    journal.add(record(1, 1.0))
+    with pytest.raises(UserError, match=r"journal\.jsonl could not be written \(No such file .*run the same command"):
+        journal.flush()
+
+
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     journal = Journal(tmp_path, writes=False)
     journal.add(record(1, 1.0))

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from fake_store import FakeStore, small_run
 from lookhear.config import override
 from lookhear.data.preprocess import PreprocessConfig
 from lookhear.data.sampling import epoch_order
-from lookhear.errors import ConfigError, StoreError, UserError
+from lookhear.errors import CheckpointError, ConfigError, StoreError, UserError
 from lookhear.models.checkpoint import load_checkpoint
+from lookhear.training import loop
 from lookhear.training.journal import read_records
 from lookhear.training.loop import TrainSummary, train
 from lookhear.training.resume import newest_checkpoint, read_run
 from lookhear.training.run import Run
+from lookhear.training.writer import CheckpointWriter
 
 
 class Killed(BaseException):
@@ -101,6 +104,17 @@ def test_killed_before_the_first_checkpoint(tmp_path: Path) -> None:
     assert_same_weights(tmp_path / "whole", tmp_path / "killed")
 
 
+def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
+    checkpoint = learn(small_run(), tmp_path / "run", stop_after=1).checkpoint
+    assert checkpoint is not None
+    path = checkpoint / "state" / "training.pt"
+    saved = torch.load(path, weights_only=True)
+    del saved["format"]
+    torch.save(saved, path)
+    with pytest.raises(CheckpointError, match="written by another version of lookhear; finish the run with that one"):
+        learn(small_run(), tmp_path / "run")
+
+
 def test_a_journal_written_seldom_is_the_same(tmp_path: Path) -> None:
     learn(small_run(), tmp_path / "often")
     learn(small_run(journal_every=7), tmp_path / "seldom")
@@ -167,6 +181,55 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
     newest = newest_checkpoint(tmp_path / "run")
     if newest is not None:
         assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits on the size of files there")
+@pytest.mark.parametrize("last", [False, True])
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, last: bool) -> None:
+    """No file may grow larger than a journal does, from step 6 on; with `last`, what fails is the last checkpoint."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(done: int, total: int | None, note: str = "") -> None:
+        if done == 6:
+            while not last and newest_checkpoint(tmp_path / "run") is None:
+                time.sleep(0.01)  # it is still being written
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+
+    run = small_run(checkpoint_every=5 if not last else 12)
+    try:
+        with pytest.raises(UserError, match=r"could not be written to .*checkpoints .*the one before it is whole"):
+            learn(run, tmp_path / "run", progress=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    kept = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert kept == ([] if last else ["step-5"])
+    assert learn(run, tmp_path / "run").finished
+    learn(run, tmp_path / "whole")
+    assert_same_weights(tmp_path / "run", tmp_path / "whole")
+
+
+def test_checkpoints_are_of_their_own_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights go on changing while a checkpoint is written: here it is not begun before the next one is due."""
+    waiting: list[Any] = []
+
+    class Late(CheckpointWriter):
+        def start(self, write: Any) -> None:
+            waiting.append(write)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "CheckpointWriter", Late)
+        learn(small_run(keep_checkpoints=0), tmp_path / "late")
+    for write in waiting:
+        write()
+    learn(small_run(), tmp_path / "short", stop_after=5)
+    steps = tmp_path / "late" / "checkpoints" / "step-5", tmp_path / "short" / "checkpoints" / "step-5"
+    ours, theirs = (load_checkpoint(step / "model.safetensors").model.state_dict() for step in steps)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    ours, theirs = (torch.load(step / "state" / "training.pt", weights_only=True)["optimizer"] for step in steps)
+    for name, known in theirs.items():
+        assert all(torch.equal(ours[name][key], value) for key, value in known.items())
 
 
 def test_evaluators_write_into_the_journal(tmp_path: Path) -> None:

@@ -79,7 +79,14 @@ def test_clipping_gives_the_norm_before() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"learning_rate": -1.0}, {"warmup_share": 1.0}, {"betas": (0.9, 1.0)}, {"step_every": 0}, {"clip_norm": 0.0}],
+    [
+        {"learning_rate": -1.0},
+        {"warmup_share": 1.0},
+        {"betas": (0.9, 1.0)},
+        {"step_every": 0},
+        {"clip_norm": 0.0},
+        {"accumulate": 0},
+    ],
     ids=lambda wrong: next(iter(wrong)),
 )
 def test_impossible_settings_are_refused(wrong: dict) -> None:

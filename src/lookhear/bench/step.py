@@ -29,6 +29,7 @@ from lookhear.models.flops import contrastive_flops, pass_flops
 from lookhear.models.tokens import MaskConfig, mask_from_noise
 from lookhear.objectives.cavmae import CAVMAEObjectiveConfig
 from lookhear.progress import Progress, quiet
+from lookhear.training.blocks import prepare_blocks
 from lookhear.training.optim import OptimConfig, build_optimizer
 
 BenchDtype = Literal["float32", "bfloat16"]
@@ -214,7 +215,7 @@ class _FastStep:
         self.optimizer = build_optimizer(optim, [model])
         self.step = 0
         if work.compiled:
-            compile_blocks(model)
+            prepare_blocks(model, compiled=True)
 
     def __call__(self) -> Tensor:
         assert self.batch.audio is not None
@@ -227,15 +228,6 @@ class _FastStep:
         self.step += 1
         loss: Tensor = result.loss.detach()
         return loss
-
-
-def compile_blocks(model: torch.nn.Module) -> None:
-    """Lets torch compile every transformer block of `model`: one kind of layer at a time, so it takes seconds."""
-    from lookhear.models.transformer import Block
-
-    for part in model.modules():
-        if isinstance(part, Block):
-            part.compile()
 
 
 @dataclass(frozen=True, kw_only=True)

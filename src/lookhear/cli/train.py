@@ -13,7 +13,8 @@ from lookhear.console import print_record, show_progress
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain:
-    """Learn from a store, without labels. On a run folder that exists, go on where it stopped."""
+    """Learn from a store, without labels. On a run folder that exists, go on where it stopped. Several devices share
+    each batch under torchrun (torchrun --nproc-per-node 4 -m lookhear pretrain ...)."""
 
     recipe: tyro.conf.Positional[str]
     """The name of a recipe: tiny, grid, ..."""
@@ -22,7 +23,7 @@ class Pretrain:
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """Where journal and checkpoints go (default: runs/RECIPE)."""
     settings: Set = ()
-    """Change a setting of the run, such as optim.learning_rate=1e-3."""
+    """Change a setting of the run, such as optim.learning_rate=1e-3, parallel=fsdp, optim.accumulate=4."""
     json: bool = False
     """Print the summary as JSON."""
 

@@ -6,6 +6,7 @@ C picture channels (3 a frame), T spectrogram frames, F mel bins, R = B x N rows
 """
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 
@@ -127,15 +128,21 @@ def _recolor(pictures: Tensor, drawn: Tensor, strength: float) -> Tensor:
     contrast = 1 + 0.5 * strength * (2 * drawn[:, 2] - 1)
     brightness = strength * (2 * drawn[:, 3] - 1)
     grey = torch.full((3, 3), 1 / 3, dtype=pictures.dtype, device=pictures.device)
-    axis = 3**-0.5
-    turn = torch.tensor([[0.0, -axis, axis], [axis, 0.0, -axis], [-axis, axis, 0.0]]).to(grey)
-    chroma = torch.eye(3).to(grey) - grey
+    turn = _grey_turn(pictures.device).to(pictures.dtype)
+    chroma = torch.eye(3, dtype=pictures.dtype, device=pictures.device) - grey
     sine, cosine = angle.sin()[:, None, None], angle.cos()[:, None, None]
     mixing = grey + saturation[:, None, None] * (cosine * chroma + sine * turn)  # (R, 3, 3)
     mixing = contrast[:, None, None] * mixing
     frames = pictures.unflatten(1, (-1, 3))  # (R, frames, 3, H, W)
     mixed = torch.einsum("rdc,rfchw->rfdhw", mixing, frames) + brightness[:, None, None, None, None]
     return mixed.flatten(1, 2)
+
+
+@functools.lru_cache(maxsize=8)
+def _grey_turn(device: torch.device) -> Tensor:
+    """(3, 3): the cross product with the grey axis; kept, as a copy in every batch would make the CPU wait."""
+    axis = 3**-0.5
+    return torch.tensor([[0.0, -axis, axis], [axis, 0.0, -axis], [-axis, axis, 0.0]], device=device)
 
 
 def _change_sound(audio: Tensor, index: Tensor, config: AugmentConfig, draws: Draws) -> Tensor:

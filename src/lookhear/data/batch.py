@@ -27,6 +27,8 @@ class Batch:
     labels: Tensor | None = None  # float32 (B, num_classes), multi-hot; a mixture where clips were mixed
     mixed: Tensor | None = None  # bool (B,): which clips another was mixed into; None: none
     repeat: Tensor | None = None  # int64 (B,): how often each clip came before in this epoch; None: never
+    # rows and columns of each clip's pictures, which stand in the corner of `frames`; None: they fill them
+    frame_sizes: tuple[tuple[int, int], ...] | None = None
 
     @property
     def draw_key(self) -> Tensor:
@@ -36,13 +38,27 @@ class Batch:
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on `device`. Times become float32 on Apple's GPUs, which have no float64."""
         moved: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                if value.dtype == torch.float64 and torch.device(device).type == "mps":
-                    value = value.float()
-                moved[field.name] = value.to(device, non_blocking=True)
+        for name, value in self.tensors().items():
+            if value.dtype == torch.float64 and torch.device(device).type == "mps":
+                value = value.float()
+            moved[name] = value.to(device, non_blocking=True)
         return replace(self, **moved)
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in memory from which a GPU copies while the CPU goes on; torch's loaders ask for it."""
+        pinned: dict[str, Any] = {name: value.pin_memory() for name, value in self.tensors().items()}
+        return replace(self, **pinned)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that are tensors."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+    def rows(self, rows: slice) -> "Batch":
+        """The clips of `rows`, in a batch of their own."""
+        own: dict[str, Any] = {name: value[rows] for name, value in self.tensors().items()}
+        sizes = None if self.frame_sizes is None else self.frame_sizes[rows]
+        return replace(self, clip_ids=self.clip_ids[rows], frame_sizes=sizes, **own)
 
     def __len__(self) -> int:
         return len(self.clip_ids)

@@ -1,16 +1,18 @@
-"""`WindowDataset` and `make_batches`: stored clips -> raw batches of windows.
+"""`WindowDataset`, `make_feed` and `make_batches`: stored clips -> raw batches of windows.
 
 What a batch holds depends on (seed, epoch, step) alone: not on the number of workers or processes, nor on where a
 run was taken up again. B clips, N windows a clip, S samples, C picture channels, H rows, W columns.
 """
 
+import signal
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lookhear.data.balance import balance_weights, balanced_order
@@ -32,7 +34,7 @@ from lookhear.data.sampling import (
     published_pairs,
 )
 from lookhear.data.store import Store, StoredClip
-from lookhear.errors import ConfigError, StoreError
+from lookhear.errors import ConfigError, StoreError, UserError
 
 # A clip whose sound and picture have less than this in common shows nothing that belongs together.
 MIN_SHARED_SECONDS = 0.2
@@ -76,7 +78,8 @@ class WindowDataset:
     `modalities="audio"` or `"visual"` reads that one alone: clips need no other, windows lie anywhere in it, and
     batches lack the other. `labelled` leaves out clips without a label (of `classes`). `sampling="balanced"` draws the
     clips of an epoch with replacement, those with rare labels more often, `"weighted"` by the weights of the clips.
-    `mixup` is the share of the clips that another one of the dataset is mixed into (see mixing.py).
+    `mixup` is the share of the clips that another one of the dataset is mixed into (see mixing.py). Without `resize`
+    pictures keep the size that they are stored in, for `Preprocess` to resize on a device (mixing needs them sized).
 
     Raises StoreError if the store's sound was made in another way than `config` says, or if no clip is left.
     """
@@ -96,6 +99,7 @@ class WindowDataset:
         labelled: bool = False,
         sampling: Sampling = "shuffle",
         mixup: float = 0.0,
+        resize: bool = True,
     ):
         check_store(store, config, picture=modalities != "audio")
         if windows_per_clip is None and mode == "random":
@@ -107,6 +111,7 @@ class WindowDataset:
         self._pairs = _published(config, pairs_per_clip, windows_per_clip) if mode == "published" else None
         self.modalities = modalities
         self.mixup = mixup
+        self.resize = resize or mixup > 0
         self._preprocess = Preprocess(config)
         chosen = [store.clips[int(index)] for index in (range(len(store)) if indices is None else indices)]
         known = None if classes is None else frozenset(classes)
@@ -249,6 +254,9 @@ class WindowDataset:
         clips = [self.clips[int(position) % len(self)] for position in positions]
         places = [self._places(epoch, int(position)) for position in positions]
         starts, times = [place[0] for place in places], [place[1] for place in places]
+        frames = (
+            None if self.modalities == "audio" else [self._frames(*pair) for pair in zip(clips, times, strict=True)]
+        )
         repeat = torch.tensor([int(position) // len(self) for position in positions], dtype=torch.int64)
         return Batch(
             clip_ids=tuple(clip.clip_id for clip in clips),
@@ -257,9 +265,8 @@ class WindowDataset:
             waveform=None
             if self.modalities == "visual"
             else torch.from_numpy(np.stack([self._waveforms(*pair) for pair in zip(clips, starts, strict=True)])),
-            frames=None
-            if self.modalities == "audio"
-            else torch.stack([self._frames(*pair) for pair in zip(clips, times, strict=True)]),
+            frames=None if frames is None else _in_corner(frames),
+            frame_sizes=None if frames is None or self.resize else tuple(_size(each) for each in frames),
             labels=self._labels(clips) if self.classes else None,
             repeat=repeat if repeat.any() else None,
         )
@@ -276,13 +283,12 @@ class WindowDataset:
 
     def _frames(self, clip: StoredClip, times: np.ndarray) -> Tensor:
         """uint8 (N, C, H, W) of the times of N x M pictures"""
-        config = self.config
         wanted = nearest_frames(clip.frame_seconds, times)
         unique, places = np.unique(wanted, return_inverse=True)
         frames = torch.from_numpy(self.store.frames(clip.index, unique.tolist()))
-        sized = self._preprocess.frames_to_size(frames)[torch.from_numpy(places)]  # (N x M, 3, H, W)
-        channels = 3 * config.frames_per_window
-        return sized.reshape(-1, channels, config.picture_height, config.picture_width)
+        sized = self._preprocess.frames_to_size(frames) if self.resize else frames
+        shown = sized[torch.from_numpy(places)]  # (N x M, 3, H, W)
+        return shown.unflatten(0, (-1, self.config.frames_per_window)).flatten(1, 2)
 
     def _labels(self, clips: list[StoredClip]) -> Tensor:
         """float32 (B, num_classes)"""
@@ -316,6 +322,18 @@ def _published(config: PreprocessConfig, pairs_per_clip: int, windows_per_clip: 
     return published_pairs(pairs_per_clip, config.audio_frames)
 
 
+def _in_corner(frames: Sequence[Tensor]) -> Tensor:
+    """uint8 (B, N, C, H, W) that holds pictures (N, C, h, w) of any sizes, in the corner where they are smaller."""
+    height, width = (max(sizes) for sizes in zip(*map(_size, frames), strict=True))
+    if all(_size(each) == (height, width) for each in frames):
+        return torch.stack(list(frames))
+    return torch.stack([F.pad(each, (0, width - each.shape[-1], 0, height - each.shape[-2])) for each in frames])
+
+
+def _size(frames: Tensor) -> tuple[int, int]:
+    return frames.shape[-2], frames.shape[-1]
+
+
 _NEEDED = {"both": "videos with sound", "audio": "files with sound", "visual": "videos"}
 
 
@@ -343,52 +361,129 @@ def make_batches(
     *,
     batch_size: int,
     epoch: int,
-    start_step: int = 0,
     rank: int = 0,
     world_size: int = 1,
     num_workers: int = 0,
     shuffle: bool = True,
     drop_last: bool = True,
 ) -> Iterator[Batch]:
-    """Raw batches of one epoch, from step `start_step` on.
+    """Raw batches of one epoch: see `make_feed`, of which it is the steps of `epoch`.
+
+    Without `shuffle` clips come in their order. With `drop_last=False` the last batch may be smaller (and a rank
+    without any clip gets none).
+    """
+    shares = Shares(batch_size=batch_size, rank=rank, world_size=world_size, shuffle=shuffle, drop_last=drop_last)
+    steps = num_steps(dataset, batch_size=batch_size, world_size=world_size, drop_last=drop_last)
+    left = len(dataset) - (steps - 1) * batch_size * world_size  # clips of the last step
+    stop = (epoch + 1) * steps - (rank >= left)
+    return _read(_Steps(dataset, shares, epoch * steps, stop), num_workers, pin_memory=False)
+
+
+def make_feed(
+    dataset: WindowDataset,
+    *,
+    batch_size: int,
+    start: int,
+    stop: int,
+    rank: int = 0,
+    world_size: int = 1,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+) -> Generator[Batch, None, None]:
+    """Raw batches of the steps `start` to `stop` of a run, epoch after epoch.
 
     `batch_size` clips on each of `world_size` processes; together they hold the same clips at every step as one
-    process with `batch_size * world_size` would, `rank` taking every `world_size`-th. With `drop_last=False` the last
-    batch may be smaller (and a rank without any clip gets none). `num_workers=0` decodes in this process; more are
-    processes that decode ahead (a script that calls this needs the usual `if __name__ == "__main__":`).
+    process with `batch_size * world_size` would, `rank` taking every `world_size`-th. `num_workers=0` decodes in this
+    process; more are processes that decode ahead, started once (a script that calls this needs the usual
+    `if __name__ == "__main__":`). `pin_memory` puts batches where a GPU copies from while the CPU goes on.
 
-    Raises StoreError if the dataset does not fill one batch.
+    Raises StoreError if the dataset does not fill one batch, UserError if a worker ends.
     """
-    steps = num_steps(dataset, batch_size=batch_size, world_size=world_size, drop_last=drop_last)
-    order = dataset.order(epoch) if shuffle else np.arange(len(dataset))
-    clips_a_step = batch_size * world_size
-    slices = [
-        order[step * clips_a_step : (step + 1) * clips_a_step][rank::world_size] for step in range(start_step, steps)
-    ]
-    slices = [positions for positions in slices if len(positions)]
-    batches = _Batches(dataset, epoch, slices)
-    if num_workers == 0 or not slices:
-        return (batches[step] for step in range(len(batches)))
-    # Spawned, because forking after torch has started its threads can hang; each worker computes with one thread.
-    return iter(
-        torch.utils.data.DataLoader(
-            batches,
-            batch_size=None,
-            num_workers=min(num_workers, len(slices)),
-            prefetch_factor=2,
-            multiprocessing_context="spawn",
+    shares = Shares(batch_size=batch_size, rank=rank, world_size=world_size)
+    return _read(_Steps(dataset, shares, start, stop), num_workers, pin_memory=pin_memory)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """How the clips of an epoch become batches of one process."""
+
+    batch_size: int  # of a process
+    rank: int = 0
+    world_size: int = 1
+    shuffle: bool = True
+    drop_last: bool = True
+
+
+class _Steps(torch.utils.data.Dataset["Batch | UserError"]):
+    """The batches of steps `start` to `stop` of a run, by number, in a form that travels to a worker.
+
+    An error that a user can mend is an item: a worker that raises it would wrap it in its traceback.
+    """
+
+    def __init__(self, dataset: WindowDataset, shares: Shares, start: int, stop: int):
+        self._dataset, self._shares, self._start, self._stop = dataset, shares, start, stop
+        self._steps = num_steps(
+            dataset, batch_size=shares.batch_size, world_size=shares.world_size, drop_last=shares.drop_last
         )
-    )
-
-
-class _Batches(torch.utils.data.Dataset[Batch]):
-    """The batches of an epoch by number, in a form that travels to a worker."""
-
-    def __init__(self, dataset: WindowDataset, epoch: int, slices: list[np.ndarray]):
-        self._dataset, self._epoch, self._slices = dataset, epoch, slices
+        self._ordered: tuple[int, np.ndarray] | None = None  # the epoch at hand, and its order
 
     def __len__(self) -> int:
-        return len(self._slices)
+        return self._stop - self._start
 
-    def __getitem__(self, step: int) -> Batch:
-        return self._dataset.batch(self._epoch, self._slices[step])
+    def __getitem__(self, number: int) -> "Batch | UserError":
+        epoch, positions = self._positions(self._start + number)
+        try:
+            return self._dataset.batch(epoch, positions)
+        except UserError as error:
+            return error
+
+    def _positions(self, step: int) -> tuple[int, np.ndarray]:
+        shares = self._shares
+        epoch, place = divmod(step, self._steps)
+        if self._ordered is None or self._ordered[0] != epoch:
+            order = self._dataset.order(epoch) if shares.shuffle else np.arange(len(self._dataset))
+            self._ordered = epoch, order
+        first = place * shares.batch_size * shares.world_size
+        clips = self._ordered[1][first : first + shares.batch_size * shares.world_size]
+        return epoch, clips[shares.rank :: shares.world_size]
+
+
+def _read(steps: _Steps, num_workers: int, *, pin_memory: bool) -> Generator[Batch, None, None]:
+    items: Iterator[Batch | UserError]
+    if num_workers == 0 or len(steps) == 0:
+        found = (steps[number] for number in range(len(steps)))
+        items = (batch.pin_memory() if pin_memory and isinstance(batch, Batch) else batch for batch in found)
+    else:
+        # Spawned, because forking after torch has started its threads can hang; each worker computes with one thread.
+        loader = torch.utils.data.DataLoader(
+            steps,
+            batch_size=None,
+            num_workers=min(num_workers, len(steps)),
+            prefetch_factor=2,
+            pin_memory=pin_memory,
+            multiprocessing_context="spawn",
+            worker_init_fn=_outlive_sigterm,
+        )
+        items = _watched(iter(loader))
+    for item in items:
+        if isinstance(item, UserError):
+            raise item
+        yield item
+
+
+def _outlive_sigterm(worker: int) -> None:
+    """Schedulers send SIGTERM to every process of a job; workers are needed until the run has saved."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _watched(items: "Iterator[Batch | UserError]") -> "Iterator[Batch | UserError]":
+    """`items` of workers; UserError where one of them was ended from outside."""
+    try:
+        yield from items
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a process that reads the store ended ({str(error).splitlines()[0]}); memory may have run out: lower "
+            "data.num_workers or data.batch_size, and run the same command again"
+        ) from error

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 _BITS = 64
+_FACTORS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)  # of SplitMix64's finaliser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +30,17 @@ class Draws:
         Row b depends only on (seed, epoch, index[b], purpose). Counter-based: each number is the SplitMix64 mix
         (Steele, Lea, Flood 2014) of its own position, so that nothing is drawn in a loop.
         """
-        key = _mix(_constant(index, zlib.crc32(purpose.encode())))
-        for part in (self.seed, self.epoch):
-            key = _mix(key ^ _constant(index, part))
-        rows = _mix(key ^ index.to(torch.int64))
+        rows = _mix(index.to(torch.int64) ^ _signed(self._key(purpose)))
         counter = torch.arange(1, count + 1, dtype=torch.int64, device=index.device)
         bits = _mix(rows[:, None] + counter * _signed(0x9E3779B97F4A7C15))
         return _shift_right(bits, 40).to(torch.float32) / 2**24  # 24 bits fill a float32
+
+    def _key(self, purpose: str) -> int:
+        """What all clips share, as an unsigned number: made by the CPU, which need not wait for a device then."""
+        key = _mix_number(zlib.crc32(purpose.encode()))
+        for part in (self.seed, self.epoch):
+            key = _mix_number(key ^ part)
+        return key
 
     def of_step(self, count: int, *, purpose: str) -> list[float]:
         """`count` numbers in [0, 1) for the whole step: they depend only on (seed, step, purpose)."""
@@ -45,9 +50,17 @@ class Draws:
 
 def _mix(x: Tensor) -> Tensor:
     """SplitMix64's finaliser on int64 tensors, whose products wrap as unsigned ones do."""
-    x = (x ^ _shift_right(x, 30)) * _signed(0xBF58476D1CE4E5B9)
-    x = (x ^ _shift_right(x, 27)) * _signed(0x94D049BB133111EB)
+    x = (x ^ _shift_right(x, 30)) * _signed(_FACTORS[0])
+    x = (x ^ _shift_right(x, 27)) * _signed(_FACTORS[1])
     return x ^ _shift_right(x, 31)
+
+
+def _mix_number(x: int) -> int:
+    """`_mix` of one unsigned number."""
+    x %= 1 << _BITS
+    x = (x ^ (x >> 30)) * _FACTORS[0] % (1 << _BITS)
+    x = (x ^ (x >> 27)) * _FACTORS[1] % (1 << _BITS)
+    return x ^ (x >> 31)
 
 
 def _shift_right(x: Tensor, count: int) -> Tensor:
@@ -59,7 +72,3 @@ def _signed(value: int) -> int:
     """The int64 that has the bits of the unsigned `value`."""
     value %= 1 << _BITS
     return value - (1 << _BITS) if value >> (_BITS - 1) else value
-
-
-def _constant(like: Tensor, value: int) -> Tensor:
-    return torch.tensor(_signed(value), dtype=torch.int64, device=like.device)

@@ -244,6 +244,12 @@ def _resize(frames: Tensor, height: int, width: int) -> Tensor:
     return resized.round().clamp(0, 255).to(torch.uint8)
 
 
+@functools.lru_cache(maxsize=8)
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(3, 1, 1); kept, because a copy to a device in every batch would make the CPU wait for it."""
+    return torch.tensor(values, device=device)[:, None, None]
+
+
 # ---- one value that does all of it
 
 
@@ -268,8 +274,23 @@ class Preprocess:
                 )
             batch = replace(batch, audio=self.spectrogram(batch.waveform))
         if batch.frames is not None and batch.frames.dtype == torch.uint8:
-            batch = replace(batch, frames=self.pixels(batch.frames))
+            frames = batch.frames if batch.frame_sizes is None else self._sized(batch.frames, batch.frame_sizes)
+            batch = replace(batch, frames=self.pixels(frames), frame_sizes=None)
         return batch
+
+    def _sized(self, frames: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """uint8 (B, N, C, H, W) of pictures of several `sizes`, one a clip, in the corner of `frames`.
+
+        Pictures of one size are resized together; views and stacks need no index that would have to reach the device.
+        """
+        own = [frames[row, ..., :height, :width] for row, (height, width) in enumerate(sizes)]
+        resized: dict[int, Tensor] = {}
+        for size in sorted(set(sizes)):
+            rows = [row for row, other in enumerate(sizes) if other == size]
+            alike = torch.stack([own[row] for row in rows])  # (rows, N, C, h, w)
+            done = self.frames_to_size(alike.unflatten(2, (-1, 3))).flatten(2, 3)
+            resized |= dict(zip(rows, done.unbind(), strict=True))
+        return torch.stack([resized[row] for row in range(len(sizes))])
 
     def spectrogram(self, waveform: Tensor) -> Tensor:
         """Normalised log-mel float32 (..., T, F) of `waveform` (..., S)."""
@@ -284,8 +305,8 @@ class Preprocess:
         if frames.shape[-3] % 3:
             raise ValueError(f"frames must have a multiple of 3 channels, not {frames.shape[-3]}")
         sized = self.frames_to_size(frames.unflatten(-3, (-1, 3)))
-        mean = torch.tensor(self.config.picture_mean, device=frames.device)[:, None, None]
-        std = torch.tensor(self.config.picture_std, device=frames.device)[:, None, None]
+        mean = _channels(self.config.picture_mean, frames.device)
+        std = _channels(self.config.picture_std, frames.device)
         return ((sized.float() / 255.0 - mean) / std).flatten(-4, -3)
 
     def frames_to_size(self, frames: Tensor) -> Tensor:

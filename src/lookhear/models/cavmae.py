@@ -28,6 +28,7 @@ from lookhear.models.tokens import (
     noise_size,
     patchify,
     sincos_positions,
+    take_tokens,
 )
 from lookhear.models.towers import TOKEN_STD, TOWERS, Tower, TowerSizes
 from lookhear.models.transformer import Block, Stream, initialise_linear, layer_norm
@@ -178,12 +179,21 @@ class Decoder(nn.Module):
             nn.init.normal_(token, std=TOKEN_STD)
 
     def forward(self, joint: Tensor, masks: Masks) -> tuple[Tensor, Tensor]:
-        """Joint tokens (R, K_audio + K_visual, D) to audio (R, L, P) and visual (R, L, P) predictions."""
-        num_audio, num_visual = len(self.audio_positions), len(self.visual_positions)
-        tokens = self._put_back(self.embedding(joint), masks)  # (R, L_audio + L_visual, decoder width)
+        """Joint tokens (R, K_audio + K_visual, D) to audio (R, L, P) and visual (R, L, P) predictions.
+
+        Where the masks say which tokens are decoded, predictions are of those alone, and the others that were removed
+        are left out of the sequence (as CrossMAE decodes some: Fu et al., arXiv 2401.14391).
+        """
+        counts = [len(self.audio_positions), len(self.visual_positions)]
+        decoded = [None if mask is None else mask.decoded for mask in (masks.audio, masks.visual)]
+        if decoded[0] is not None and decoded[1] is not None:
+            tokens = self._ask(self.embedding(joint), masks, decoded[0], decoded[1])
+            counts = [part.shape[1] for part in (decoded[0], decoded[1])]
+        else:
+            tokens = self._put_back(self.embedding(joint), masks)  # (R, L_audio + L_visual, decoder width)
         for block in self.blocks:
             tokens = block(tokens)
-        audio, visual = self.norm(tokens).split([num_audio, num_visual], dim=1)
+        audio, visual = self.norm(tokens[:, tokens.shape[1] - sum(counts) :]).split(counts, dim=1)
         return self.audio_prediction(audio), self.visual_prediction(visual)
 
     def _put_back(self, tokens: Tensor, masks: Masks) -> Tensor:
@@ -193,25 +203,39 @@ class Decoder(nn.Module):
         numbers are put over it. A gather of single numbers, and its backward, take many times longer.
         """
         rows, _, width = tokens.shape
-        num_audio, num_visual = len(self.audio_positions), len(self.visual_positions)
-        modality = (self.audio_positions + self.audio_modality, self.visual_positions + self.visual_modality)
-        table = torch.cat(modality)  # (L, D): what is added in each place
-        kept = torch.cat(
-            [
-                _all_of(num_audio, rows, tokens.device) if masks.audio is None else masks.audio.kept,
-                num_audio + (_all_of(num_visual, rows, tokens.device) if masks.visual is None else masks.visual.kept),
-            ],
-            dim=1,
-        )  # (R, K)
+        table, kept = self._table(), self._kept(masks, rows)
         seen = tokens + table[kept]  # (R, K, D)
         empty = (table + self.mask_token).expand(rows, -1, -1).reshape(-1, width)  # (R x L, D)
         first = len(table) * torch.arange(rows, device=tokens.device)  # of the places of each row
         places = (kept + first[:, None]).flatten()
         return empty.index_copy(0, places, seen.flatten(0, 1).to(empty.dtype)).unflatten(0, (rows, -1))
 
+    def _ask(self, tokens: Tensor, masks: Masks, audio: Tensor, visual: Tensor) -> Tensor:
+        """Kept tokens (R, K, D), then a mask token for each place in `audio` and `visual` (R, n): (R, K + 2 n, D)."""
+        table = self._table()
+        asked = table[torch.cat([audio, len(self.audio_positions) + visual], dim=1)] + self.mask_token
+        return torch.cat([tokens + table[self._kept(masks, len(tokens))], asked], dim=1)
+
+    def _table(self) -> Tensor:
+        """(L, D): what is added in each place of both modalities, audio first."""
+        return torch.cat((self.audio_positions + self.audio_modality, self.visual_positions + self.visual_modality))
+
+    def _kept(self, masks: Masks, rows: int) -> Tensor:
+        """int64 (R, K): the places in the table of the tokens that were seen."""
+        device = self.audio_positions.device
+        num_audio, num_visual = len(self.audio_positions), len(self.visual_positions)
+        audio = _all_of(num_audio, rows, device) if masks.audio is None else masks.audio.kept
+        visual = _all_of(num_visual, rows, device) if masks.visual is None else masks.visual.kept
+        return torch.cat([audio, num_audio + visual], dim=1)
+
 
 def _all_of(count: int, rows: int, device: torch.device) -> Tensor:
     return torch.arange(count, device=device).expand(rows, -1)
+
+
+def _decoded(patches: Tensor, mask: Mask | None) -> Tensor:
+    """Those of (R, L, P) that are predicted: all, or (R, n, P)."""
+    return patches if mask is None or mask.decoded is None else take_tokens(patches, mask.decoded)
 
 
 class CAVMAE(nn.Module):
@@ -288,8 +312,8 @@ class CAVMAE(nn.Module):
         reconstruction = Reconstruction(
             audio=predictions[0].unflatten(0, leading),
             visual=predictions[1].unflatten(0, leading),
-            audio_patches=audio_patches.unflatten(0, leading),
-            visual_patches=visual_patches.unflatten(0, leading),
+            audio_patches=_decoded(audio_patches, masks.audio).unflatten(0, leading),
+            visual_patches=_decoded(visual_patches, masks.visual).unflatten(0, leading),
         )
         return Output(audio=heard, visual=seen, joint=joint.unflatten(0, leading), reconstruction=reconstruction)
 

@@ -4,11 +4,12 @@ An operation is a multiplication or an addition in a matrix product or a convolu
 (norms, softmax, GELU, the optimiser) is not counted, as torch.utils.flop_counter does not. R rows, L tokens, D width.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lookhear.models.cavmae import CAVMAEConfig
 from lookhear.models.cavmae_sync import CAVMAESyncConfig
-from lookhear.models.tokens import num_kept
+from lookhear.models.tokens import num_decoded, num_kept
 from lookhear.models.towers import CONV_KERNEL, TowerSizes, strides
 from lookhear.models.transformer import Stream
 
@@ -34,9 +35,15 @@ class Flops:
 
 
 def pass_flops(
-    config: CAVMAEConfig, *, audio_ratio: float = 0.0, visual_ratio: float = 0.0, reconstruct: bool = False
+    config: CAVMAEConfig,
+    *,
+    audio_ratio: float = 0.0,
+    visual_ratio: float = 0.0,
+    reconstruct: bool = False,
+    decode_share: float = 1.0,
 ) -> Flops:
-    """A pass of a model of both modalities under masks of these ratios; the decoder runs where `reconstruct`.
+    """A pass of a model of both modalities under masks of these ratios; the decoder runs where `reconstruct`, on
+    `decode_share` of what they remove.
 
     Raises ConfigError for a ratio that keeps no token.
     """
@@ -58,7 +65,12 @@ def pass_flops(
     if reconstruct and config.decoder_depth:
         joint = sum(kept.values())
         shared += config.joint_depth * _block(joint, config.width, config.mlp_ratio)
-        decoder = _decoder(config, joint)
+        asked = {Stream.AUDIO: config.audio_grid.num_tokens, Stream.VISUAL: config.picture_grid.num_tokens}
+        length = sum(asked.values())
+        if decode_share < 1:
+            asked = {stream: num_decoded(total - kept[stream], decode_share) for stream, total in asked.items()}
+            length = joint + sum(asked.values())
+        decoder = _decoder(config, joint, asked, length)
     return Flops(towers=towers, shared=shared, decoder=decoder, patches=patches)
 
 
@@ -108,9 +120,9 @@ def _stem(sizes: TowerSizes) -> tuple[int, int]:
     return layers[0], sum(layers[1:])
 
 
-def _decoder(config: CAVMAEConfig, joint: int) -> int:
-    """Joint tokens to its width, blocks over the tokens of both whole grids, and a prediction for each of them."""
-    audio, visual, width = config.audio_grid.num_tokens, config.picture_grid.num_tokens, config.decoder_width
-    predictions = 2 * width * (audio * config.audio_patch_values + visual * config.picture_patch_values)
-    blocks = config.decoder_depth * _block(audio + visual, width, config.mlp_ratio)
-    return 2 * joint * config.width * width + blocks + predictions
+def _decoder(config: CAVMAEConfig, joint: int, asked: Mapping[Stream, int], length: int) -> int:
+    """Joint tokens to its width, blocks over `length` tokens, and a prediction for each of the `asked` ones."""
+    width = config.decoder_width
+    values = asked[Stream.AUDIO] * config.audio_patch_values + asked[Stream.VISUAL] * config.picture_patch_values
+    blocks = config.decoder_depth * _block(length, width, config.mlp_ratio)
+    return 2 * joint * config.width * width + blocks + 2 * width * values

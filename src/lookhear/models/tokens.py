@@ -7,7 +7,7 @@ A spectrogram is a picture of one channel whose rows are mel bins (low first) an
 token's index is `row * columns + column`: frequency-major, as in the published models.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -41,6 +41,9 @@ class Mask:
     kept: Tensor  # int64 (R, K): indices of the tokens that are seen, in the order in which they are fed
     restore: Tensor  # int64 (R, L): where each token lies in [kept, removed]; >= K for a removed one
     removed: Tensor  # bool (R, L): what reconstruction is scored on
+    decoded: Tensor | None = (
+        None  # int64 (R, n): the removed tokens that are predicted; None: every token is, as published
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,12 +86,15 @@ class Encoded:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reconstruction:
-    """Predicted patches, for every token whether it was seen or not, beside the patches of the input."""
+    """Predicted patches, for every token whether it was seen or not, beside the patches of the input.
 
-    audio: Tensor  # (B, N, L, P) predicted; values in the order of `patchify`
-    visual: Tensor  # (B, N, L, P) predicted
-    audio_patches: Tensor  # (B, N, L, P) of the spectrogram that was given
-    visual_patches: Tensor  # (B, N, L, P) of the picture that was given
+    Under masks with `decoded`, for the n tokens alone that it names, in its order.
+    """
+
+    audio: Tensor  # (B, N, L or n, P) predicted; values in the order of `patchify`
+    visual: Tensor  # (B, N, L or n, P) predicted
+    audio_patches: Tensor  # (B, N, L or n, P) of the spectrogram that was given
+    visual_patches: Tensor  # (B, N, L or n, P) of the picture that was given
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -167,6 +173,25 @@ def _mask(order: Tensor, kept: int) -> Mask:
     places = torch.arange(order.shape[1], device=order.device).expand_as(order)
     restore = torch.empty_like(order).scatter_(1, order, places)
     return Mask(kept=order[:, :kept].contiguous(), restore=restore, removed=restore >= kept)
+
+
+def num_decoded(num_removed: int, share: float) -> int:
+    """How many of `num_removed` tokens are predicted where `share` of them are: at least one, if there is one."""
+    return min(num_removed, max(1, round(num_removed * share)))
+
+
+def decode_some(mask: Mask, share: float) -> Mask:
+    """`mask` of which `share` of the removed tokens are predicted, the first in the order of its noise."""
+    kept, length = mask.kept.shape[1], mask.restore.shape[1]
+    order = mask.restore.argsort(dim=1)  # what `restore` is the inverse of: kept tokens, then removed ones
+    return replace(mask, decoded=order[:, kept : kept + num_decoded(length - kept, share)])
+
+
+def take_tokens(values: Tensor, places: Tensor) -> Tensor:
+    """(R, L, X) at `places` int64 (R, K) -> (R, K, X). Whole rows are copied, not single numbers."""
+    first = values.shape[1] * torch.arange(len(values), device=values.device)  # of the places of each row
+    flat = (places + first[:, None]).flatten()
+    return values.flatten(0, 1).index_select(0, flat).unflatten(0, (len(values), -1))
 
 
 def noise_size(grid: Grid, structure: Structure = "unstructured") -> int:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lookhear.models.tokens import Grid, Mask, sincos_positions, unpatchify
+from lookhear.models.tokens import Grid, Mask, sincos_positions, take_tokens, unpatchify
 from lookhear.models.transformer import Block, Mlp, layer_norm
 
 STEM_GAIN = 3.0  # of the last normalisation of a convolutional stem, at the start
@@ -194,12 +194,8 @@ def _seen(values: Tensor, mask: Mask | None) -> Tensor:
 
 
 def _kept(values: Tensor, mask: Mask | None) -> Tensor:
-    """(R, L, X) -> (R, K, X): what the mask keeps, in its order. Whole rows are copied, not single numbers."""
-    if mask is None:
-        return values
-    first = values.shape[1] * torch.arange(len(values), device=values.device)  # of the places of each row
-    places = (mask.kept + first[:, None]).flatten()
-    return values.flatten(0, 1).index_select(0, places).unflatten(0, (len(values), -1))
+    """(R, L, X) -> (R, K, X): what the mask keeps, in its order."""
+    return values if mask is None else take_tokens(values, mask.kept)
 
 
 class Stem(nn.Module):

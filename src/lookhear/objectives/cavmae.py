@@ -5,7 +5,9 @@ they are gathered), L tokens, E embedding width.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -18,10 +20,10 @@ from lookhear.data.draws import Draws
 from lookhear.data.sampling import HOP_SECONDS
 from lookhear.errors import ConfigError
 from lookhear.models.cavmae import CAVMAE
-from lookhear.models.tokens import Encoded, Mask, MaskConfig, Masks, Output, noise_size
+from lookhear.models.tokens import Encoded, Mask, MaskConfig, Masks, Output, decode_some, noise_size
 from lookhear.objectives.contrastive import NCE, Direction, excluded_pairs, info_nce
+from lookhear.objectives.pieces import Comparison, Encodings, PiecewiseObjective
 from lookhear.objectives.reconstruction import masked_mse, normalise_patches
-from lookhear.objectives.step import Objective, Step
 
 TEMPERATURE_RANGE = (0.01, 0.5)  # within which a learned temperature stays
 
@@ -36,6 +38,8 @@ class CAVMAEObjectiveConfig:
     """null: the ratios of `mask`; two numbers: both ratios drawn anew between them in every step (Sync's (0.6, 0.9))"""
     reconstruction_weight: float = 1.0
     """of the reconstruction losses of both modalities; 0: contrastive only, the decoder is not run"""
+    decode_share: float = 1.0
+    """share of the removed patches that are decoded and scored; below 1 a step is faster and learns something else"""
     normalise_patches: bool = True
     """reconstruct each patch with its own mean and deviation taken out"""
     contrastive_weight: float = 0.01
@@ -67,6 +71,8 @@ class CAVMAEObjectiveConfig:
             low, high = self.mask_ratio_range
             if not 0 <= low <= high < 1:
                 problems.append(f"mask_ratio_range is {self.mask_ratio_range}; it must rise within [0, 1), or be null")
+        if not 0 < self.decode_share <= 1:
+            problems.append(f"decode_share is {self.decode_share}; it must be above 0 and at most 1")
         if self.temperature <= 0:
             problems.append(f"temperature is {self.temperature}; it must be above 0")
         if not 0 <= self.local_share <= 1:
@@ -83,7 +89,7 @@ class CAVMAEObjectiveConfig:
         return CAVMAEObjective(self)
 
 
-class CAVMAEObjective(Objective):
+class CAVMAEObjective(PiecewiseObjective):
     """Terms: reconstruction_audio, reconstruction_visual, contrastive. Report: contrastive_accuracy."""
 
     def __init__(self, config: CAVMAEObjectiveConfig) -> None:
@@ -92,30 +98,45 @@ class CAVMAEObjective(Objective):
         start = torch.tensor(math.log(config.temperature))
         self.log_temperature = nn.Parameter(start) if config.learn_temperature else None
 
-    def forward(self, model: nn.Module, batch: Batch, draws: Draws) -> Step:
-        """One or two passes through `model` and their losses; see the config for what is in them."""
+    @property
+    def compares(self) -> bool:
+        """Contrast compares clips."""
+        return self.config.contrastive_weight > 0
+
+    def encode(self, model: nn.Module, batch: Batch, draws: Draws, *, only_compared: bool = False) -> Encodings:
+        """One or two passes through `model`, and the reconstruction losses; see the config for what is in them."""
         assert isinstance(model, CAVMAE)
         config = self.config
-        terms: dict[str, Tensor] = {}
-        report: dict[str, Tensor] = {}
+        reconstruct = config.reconstruction_weight > 0 and not only_compared
         shared_pass = config.contrastive_mask_ratio is None
-        masked = None
-        if config.reconstruction_weight or shared_pass:
+        terms: dict[str, Tensor] = {}
+        output = None
+        if reconstruct or shared_pass:
             masks = _draw_masks(model, batch, draws, self._mask_of_step(draws), purpose="mask")
-            if not config.reconstruction_weight:
+            if not reconstruct:
                 masks = Masks(audio=masks.audio, visual=masks.visual, reconstruct=False)
-            masked = model(batch.audio, batch.frames, mask=masks)
-            if config.reconstruction_weight:
-                terms |= self._reconstruction_terms(masked, masks)
-        if config.contrastive_weight:
-            output = masked if shared_pass else self._contrastive_pass(model, batch, draws)
-            assert output is not None
-            nce = self._contrast(output, batch)
-            terms["contrastive"] = config.contrastive_weight * nce.loss
-            report["contrastive_accuracy"] = nce.accuracy
-            if self.log_temperature is not None:
-                report["temperature"] = self.log_temperature.exp()
-        return Step.of(terms, report)
+            elif config.decode_share < 1:
+                some = partial(decode_some, share=config.decode_share)
+                masks = Masks(audio=masks.audio and some(masks.audio), visual=masks.visual and some(masks.visual))
+            output = model(batch.audio, batch.frames, mask=masks)
+            if reconstruct:
+                terms = self._reconstruction_terms(output, masks)
+        if not self.compares:
+            return Encodings(terms=terms)
+        if not shared_pass:
+            output = self._contrastive_pass(model, batch, draws)
+        assert output is not None
+        return Encodings(terms=terms, compared=self._compared(output))
+
+    def compare(self, compared: Mapping[str, Tensor], batch: Batch) -> Comparison:
+        """The contrastive loss between every window of sound and every picture; nothing without contrast."""
+        if not self.compares:
+            return Comparison()
+        nce = self._contrast(compared, batch)
+        report = {"contrastive_accuracy": nce.accuracy}
+        if self.log_temperature is not None:
+            report["temperature"] = self.log_temperature.exp()
+        return Comparison(terms={"contrastive": self.config.contrastive_weight * nce.loss}, report=report)
 
     def after_step(self) -> None:
         """Keeps a learned temperature within bounds."""
@@ -147,6 +168,8 @@ class CAVMAEObjective(Objective):
         target = target.float().detach()  # (B, N, L, P)
         if self.config.normalise_patches:
             target = normalise_patches(target)
+        if mask.decoded is not None:
+            return masked_mse(prediction, target, torch.ones_like(prediction[..., 0]))
         return masked_mse(prediction, target, mask.removed.unflatten(0, prediction.shape[:2]))
 
     def _contrastive_pass(self, model: CAVMAE, batch: Batch, draws: Draws) -> Output:
@@ -160,16 +183,26 @@ class CAVMAEObjective(Objective):
         output: Output = model(batch.audio, batch.frames, mask=masks)
         return output
 
-    def _contrast(self, output: Output, batch: Batch) -> NCE:
-        audio, visual, share = output.audio, output.visual, self.config.local_share
-        assert audio is not None, "contrast needs sound in every batch"
-        assert visual is not None, "contrast needs a picture in every batch"
+    def _compared(self, output: Output) -> dict[str, Tensor]:
+        """By modality, (B, N, E): embeddings, mean patch tokens, or both, as `local_share` asks."""
+        assert output.audio is not None, "contrast needs sound in every batch"
+        assert output.visual is not None, "contrast needs a picture in every batch"
+        found = {}
+        for name, encoded in (("audio", output.audio), ("visual", output.visual)):
+            if self.config.local_share < 1:
+                found[name] = encoded.embedding
+            if self.config.local_share > 0:
+                found[f"local_{name}"] = _mean_token(encoded)
+        return found
+
+    def _contrast(self, compared: Mapping[str, Tensor], batch: Batch) -> NCE:
+        share = self.config.local_share
         if share == 0:
-            return self._info_nce(audio.embedding, visual.embedding, batch)
-        local = self._info_nce(_mean_token(audio), _mean_token(visual), batch)
+            return self._info_nce(compared["audio"], compared["visual"], batch)
+        local = self._info_nce(compared["local_audio"], compared["local_visual"], batch)
         if share == 1:
             return local
-        whole = self._info_nce(audio.embedding, visual.embedding, batch)
+        whole = self._info_nce(compared["audio"], compared["visual"], batch)
         return NCE(loss=(1 - share) * whole.loss + share * local.loss, accuracy=whole.accuracy)
 
     def _info_nce(self, audio: Tensor, visual: Tensor, batch: Batch) -> NCE:

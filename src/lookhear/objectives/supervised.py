@@ -14,7 +14,7 @@ from lookhear.data.batch import Batch
 from lookhear.data.draws import Draws
 from lookhear.errors import ConfigError
 from lookhear.models.tokens import Output
-from lookhear.objectives.step import Objective, Step
+from lookhear.objectives.pieces import Encodings, PiecewiseObjective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +43,14 @@ class SupervisedConfig:
         return Supervised(self)
 
 
-class Supervised(Objective):
+class Supervised(PiecewiseObjective):
     """Term: classification. Report: accuracy, the share of windows whose highest logit is a label of the clip."""
 
     def __init__(self, config: SupervisedConfig) -> None:
         super().__init__()
         self.config = config
 
-    def forward(self, model: nn.Module, batch: Batch, draws: Draws) -> Step:
+    def encode(self, model: nn.Module, batch: Batch, draws: Draws, *, only_compared: bool = False) -> Encodings:
         """The loss of every window against the labels of its clip. Raises ConfigError for a batch without labels."""
         if batch.labels is None:
             raise ConfigError("there are no labels to learn; prepare the store with --labels, or name data.classes")
@@ -66,7 +66,7 @@ class Supervised(Objective):
                 loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(0, 1))
         best = logits.detach().argmax(-1)  # (B, N)
         accuracy = (batch.labels.gather(1, best) > 0).float().mean()
-        return Step.of({"classification": loss}, {"accuracy": accuracy})
+        return Encodings(terms={"classification": loss}, report={"accuracy": accuracy})
 
 
 def smooth_labels(labels: Tensor, smoothing: float, *, mixed: Tensor | None = None) -> Tensor:

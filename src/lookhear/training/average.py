@@ -1,9 +1,10 @@
 """The mean of a model's weights at the ends of several epochs, which often scores better than any of them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class WeightAverage:
@@ -18,29 +19,34 @@ class WeightAverage:
         self.count = 0
         self._sums: dict[str, Tensor] = {}
 
-    def add(self, model: nn.Module, *, epoch: int) -> None:
-        """Takes `model` as it is at the end of `epoch` (from 1), if that is one of those averaged."""
+    def add(self, tensors: Mapping[str, Tensor], *, epoch: int) -> None:
+        """Takes a model's `tensors` as they are at the end of `epoch` (from 1), if that is one of those averaged."""
         if not self.first_epoch <= epoch <= self.last_epoch:
             return
-        for name, value in model.state_dict().items():
+        for name, value in tensors.items():
             own = value.detach().to("cpu", torch.float32)
             self._sums[name] = self._sums[name] + own if self.count else own.clone()
         self.count += 1
+
+    def copy(self) -> "WeightAverage":
+        """The average as it is now; sums are never changed in place."""
+        other = WeightAverage(self.first_epoch, self.last_epoch)
+        other.load_state_dict(self.state_dict())
+        return other
 
     @property
     def is_complete(self) -> bool:
         """Whether every epoch was added."""
         return self.count == self.last_epoch - self.first_epoch + 1
 
-    def mean(self, like: nn.Module) -> dict[str, Tensor]:
+    def mean(self, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The mean so far, of the dtypes of `like`. Asking before anything was added is our own mistake."""
         assert self.count, "no epoch was added"
-        kinds = {name: value.dtype for name, value in like.state_dict().items()}
-        return {name: (total / self.count).to(kinds[name]) for name, total in self._sums.items()}
+        return {name: (total / self.count).to(like[name].dtype) for name, total in self._sums.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
-        return {"count": self.count, "sums": self._sums}
+        """What a checkpoint keeps of it; later additions do not change it."""
+        return {"count": self.count, "sums": dict(self._sums)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""

@@ -29,16 +29,22 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def append_records(path: Path, records: list[dict[str, Any]]) -> None:
-    """Adds `records`, a line each."""
-    with path.open("a", encoding="utf-8", newline="\n") as file:
-        file.writelines(json.dumps(record) + "\n" for record in records)
+    """Adds `records`, a line each. Raises UserError where they cannot be written."""
+    try:
+        with path.open("a", encoding="utf-8", newline="\n") as file:
+            file.writelines(json.dumps(record) + "\n" for record in records)
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be written ({error.strerror or error}); the newest checkpoint is whole: make room and "
+            "run the same command again"
+        ) from error
 
 
 def cut_back(path: Path, step: int) -> None:
     """Takes out every record after `step`: those steps will be done again."""
     kept = [record for record in read_records(path) if record["step"] <= step]
     temporary = path.with_suffix(".tmp")
-    temporary.write_text("", encoding="utf-8")
+    temporary.unlink(missing_ok=True)
     append_records(temporary, kept)
     temporary.replace(path)
 

@@ -1,7 +1,7 @@
 """The training loop: one for every model and objective, on one process or many.
 
-Read `train`, then `_learn`: a run folder is opened and the state made or read back; then each step takes a batch, asks
-the objective for its loss, moves the weights, and writes down what happened.
+Read `train`, `_learn`, `_take_step`: a run folder is opened and the state made or read back; then each step takes a
+batch, asks the objective for its loss, moves the weights, and what happened is written down.
 """
 
 import signal
@@ -21,20 +21,33 @@ from torch import Tensor, nn
 from lookhear import distributed
 from lookhear.data.augment import augment
 from lookhear.data.batch import Batch
-from lookhear.data.dataset import LeftOut, WindowDataset, make_batches, num_steps
+from lookhear.data.dataset import LeftOut, WindowDataset, make_feed, num_steps
 from lookhear.data.draws import Draws
 from lookhear.data.preprocess import Preprocess, PreprocessConfig
 from lookhear.data.store import Store
-from lookhear.device import keep_freed_memory, pick_device, pick_dtype
+from lookhear.device import keep_freed_memory, pick_device
 from lookhear.errors import UserError
 from lookhear.models.checkpoint import find_checkpoint
-from lookhear.objectives.step import Objective, Step
+from lookhear.objectives.step import Step
 from lookhear.progress import Progress, quiet
+from lookhear.training.feed import Clock, on_device
+from lookhear.training.gradients import compute_gradients
 from lookhear.training.journal import Journal
 from lookhear.training.optim import OptimConfig, clip_gradients, learning_rate, set_learning_rate
-from lookhear.training.resume import State, newest_checkpoint, open_run_folder, save_state, start_or_resume
+from lookhear.training.resume import (
+    Snapshot,
+    State,
+    copy_to_host,
+    newest_checkpoint,
+    open_run_folder,
+    start_or_resume,
+    take_snapshot,
+    whole_model,
+    write_checkpoint,
+)
 from lookhear.training.run import Run
 from lookhear.training.selection import Best, better_of, check_choice
+from lookhear.training.writer import CheckpointWriter
 
 # Takes the model (in eval mode) and its preprocessing; returns numbers by name, for the journal.
 Evaluator = Callable[[nn.Module, PreprocessConfig], Mapping[str, float]]
@@ -94,20 +107,20 @@ def train(
         keep_freed_memory()
     with distributed.process_group(device), _sigterm() as terminated:
         preprocess = Preprocess(open_run_folder(run, store, folder))
-        dataset = _open_dataset(run, store, preprocess.config)
+        dataset = _open_dataset(run, store, preprocess.config, device)
         state = start_or_resume(run, folder, device, num_instances=len(store), classes=dataset.classes)
         plan = _Plan.of(run, dataset, start=state.step, stop_after=stop_after)
-        keep = partial(
-            save_state,
+        write = partial(
+            write_checkpoint,
             run,
-            state,
-            folder,
+            folder=folder,
+            model=state.model,
             preprocess=preprocess.config,
             store_digest=store.digest,
             labels=dataset.classes if run.num_classes else (),
         )
         judge = partial(_evaluate, evaluators or {}, state.model, preprocess.config)
-        with closing(_feed(run, dataset, plan)) as batches:
+        with closing(_feed(run, dataset, plan, device)) as batches, CheckpointWriter() as writer:
             journal = Journal(folder, writes=distributed.rank() == 0)
             last = _learn(
                 run,
@@ -116,11 +129,12 @@ def train(
                 batches,
                 preprocess,
                 journal,
-                keep=keep,
+                keep=partial(_keep, state, writer, write),
                 judge=judge,
                 stop=terminated,
                 progress=progress,
             )
+        distributed.barrier()  # until rank 0 has written the last checkpoint
     checkpoint = newest_checkpoint(folder)
     return TrainSummary(
         step=state.step,
@@ -144,36 +158,20 @@ def _learn(
     preprocess: Preprocess,
     journal: Journal,
     *,
-    keep: Callable[[], Path],
+    keep: Callable[..., None],
     judge: Callable[[], dict[str, Any]],
     stop: threading.Event,
     progress: Progress,
 ) -> dict[str, Any] | None:
     """Every step until the plan ends or `stop` is set; returns the last record of the journal."""
     device = next(state.model.parameters()).device
-    dtype = pick_dtype(run.dtype, device)
-    trained = distributed.wrap(_Trained(state.model, state.objective))
-    clock = _Clock(samples_per_step=run.data.batch_size * run.data.windows_per_clip)
+    samples = run.data.batch_size * run.data.windows_per_clip
+    clock = Clock(device, samples_per_step=samples, num_workers=run.data.num_workers)
     last = None
-    for batch in clock.waits(batches):
-        epoch = plan.epoch(state.step)
-        rate = plan.learning_rate(run.optim, state.step)
-        set_learning_rate(state.optimizer, rate)
-        draws = Draws(seed=run.seed, epoch=epoch, step=state.step)
-        ready = preprocess(batch.to(device))
-        ready = augment(ready, run.augment, draws, masked_value=preprocess.config.normalised_zero)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            result = trained(ready, draws)
-        state.optimizer.zero_grad(set_to_none=True)
-        result.loss.backward()
-        norm = None if run.optim.clip_norm is None else clip_gradients(state.parts, run.optim.clip_norm)
-        state.optimizer.step()
-        state.objective.after_step()
-        state.step += 1
-        if state.average is not None and plan.epoch(state.step) > epoch:
-            state.average.add(state.model, epoch=epoch + 1)
-
-        record = _record(result, step=state.step, epoch=epoch, rate=rate, norm=norm)
+    for batch in clock.waits(on_device(batches, device)):
+        record = _take_step(run, state, plan, preprocess, batch)
+        if plan.epoch(state.step) > record["epoch"]:
+            _add_to_average(run, state, epoch=plan.epoch(state.step))
         judging = plan.is_due(run.evaluate_every, state.step, end=plan.total)
         if judging:
             record |= judge()
@@ -186,12 +184,31 @@ def _learn(
             last = journal.flush()
             speed = clock.lap(state.step)
             journal.add_speed(speed)
-            progress(state.step, plan.total, _note(last, speed))
-        if saving or stopping:
-            keep()
+            progress(state.step, plan.total, _note(last, speed, clock.advice(speed)))
+        keep(now=saving or stopping)
         if stopping:
             break
     return last
+
+
+def _take_step(run: Run, state: State, plan: "_Plan", preprocess: Preprocess, batch: Batch) -> dict[str, Any]:
+    """One step on a raw batch; its record, of numbers that may still be on the device.
+
+    Nothing in here makes the CPU wait for a GPU, so that it can prepare the steps to come.
+    """
+    epoch = plan.epoch(state.step)
+    rate = plan.learning_rate(run.optim, state.step)
+    set_learning_rate(state.optimizer, rate)
+    draws = Draws(seed=run.seed, epoch=epoch, step=state.step)
+    ready = preprocess(batch)
+    ready = augment(ready, run.augment, draws, masked_value=preprocess.config.normalised_zero)
+    state.optimizer.zero_grad(set_to_none=True)
+    result = compute_gradients(state.pair, ready, draws, pieces=run.optim.accumulate)
+    norm = None if run.optim.clip_norm is None else clip_gradients(state.parts, run.optim.clip_norm)
+    state.optimizer.step()
+    state.objective.after_step()
+    state.step += 1
+    return _record(result, step=state.step, epoch=epoch, rate=rate, norm=norm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,53 +241,7 @@ class _Plan:
         return step == end or (every is not None and step % every == 0)
 
 
-class _Trained(nn.Module):
-    """Model and objective as one module, so that the gradients of both are averaged over ranks."""
-
-    def __init__(self, model: nn.Module, objective: Objective) -> None:
-        super().__init__()
-        self.model = model
-        self.objective = objective
-
-    def forward(self, batch: Batch, draws: Draws) -> Step:
-        step: Step = self.objective(self.model, batch, draws)
-        return step
-
-
-class _Clock:
-    """How fast steps go, and how much of the time they wait for data."""
-
-    def __init__(self, *, samples_per_step: int) -> None:
-        self.samples_per_step = samples_per_step
-        self._waited = 0.0
-        self._steps = 0
-        self._since = time.monotonic()
-
-    def waits(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """`batches`, with the time until each comes counted as waiting."""
-        while True:
-            begun = time.monotonic()
-            batch = next(batches, None)
-            self._waited += time.monotonic() - begun
-            if batch is None:
-                return
-            self._steps += 1
-            yield batch
-
-    def lap(self, step: int) -> dict[str, Any]:
-        """The record of the time since the last lap; samples are windows, of all ranks."""
-        seconds = time.monotonic() - self._since
-        record = {
-            "step": step,
-            "seconds": round(seconds, 4),
-            "samples_per_second": round(self._steps * self.samples_per_step / max(seconds, 1e-9), 3),
-            "data_wait_share": round(self._waited / max(seconds, 1e-9), 4),
-        }
-        self._waited, self._steps, self._since = 0.0, 0, time.monotonic()
-        return record
-
-
-def _open_dataset(run: Run, store: Store, preprocess: PreprocessConfig) -> WindowDataset:
+def _open_dataset(run: Run, store: Store, preprocess: PreprocessConfig, device: torch.device) -> WindowDataset:
     if run.data.batch_size % distributed.world_size():
         raise UserError(
             f"data.batch_size is {run.data.batch_size}, which {distributed.world_size()} processes cannot share "
@@ -289,27 +260,22 @@ def _open_dataset(run: Run, store: Store, preprocess: PreprocessConfig) -> Windo
         labelled=run.num_classes > 0,
         sampling=run.data.sampling,
         mixup=run.augment.mixup,
+        resize=device.type != "cuda",
     )
 
 
-def _feed(run: Run, dataset: WindowDataset, plan: _Plan) -> Generator[Batch, None, None]:
-    """This rank's batches from step `plan.start` to `plan.last`, epoch after epoch."""
-    step = plan.start
-    while step < plan.last:
-        batches = make_batches(
-            dataset,
-            batch_size=run.data.batch_size // distributed.world_size(),
-            epoch=plan.epoch(step),
-            start_step=step % plan.steps_per_epoch,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
-            num_workers=run.data.num_workers,
-        )
-        for batch in batches:
-            yield batch
-            step += 1
-            if step == plan.last:
-                break
+def _feed(run: Run, dataset: WindowDataset, plan: _Plan, device: torch.device) -> Generator[Batch, None, None]:
+    """This rank's batches from step `plan.start` to `plan.last`, still on the host."""
+    return make_feed(
+        dataset,
+        batch_size=run.data.batch_size // distributed.world_size(),
+        start=plan.start,
+        stop=plan.last,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        num_workers=run.data.num_workers,
+        pin_memory=device.type == "cuda",
+    )
 
 
 def _record(result: Step, *, step: int, epoch: int, rate: float, norm: Tensor | None) -> dict[str, Any]:
@@ -327,16 +293,34 @@ def _record(result: Step, *, step: int, epoch: int, rate: float, norm: Tensor | 
     return record
 
 
+def _keep(state: State, writer: CheckpointWriter, write: Callable[[Snapshot], None], *, now: bool) -> None:
+    """With `now`, copies what a checkpoint holds and lets it be written. Raises what went wrong with the last one."""
+    writer.check()
+    snapshot = take_snapshot(state) if now else None
+    if snapshot is not None:
+        writer.start(partial(write, snapshot))
+
+
+def _add_to_average(run: Run, state: State, *, epoch: int) -> None:
+    """Takes the weights at the end of `epoch` (from 1) into their average, where the run has one."""
+    if run.average_epochs is None or not run.average_epochs[0] <= epoch <= run.average_epochs[1]:
+        return
+    tensors = copy_to_host(state.model.state_dict())
+    if state.average is not None:
+        state.average.add(tensors, epoch=epoch)
+
+
 def _evaluate(evaluators: Mapping[str, Evaluator], model: nn.Module, preprocess: PreprocessConfig) -> dict[str, Any]:
     """The journal's `evaluation`, or nothing without evaluators; rank 0 evaluates and the others wait."""
     if not evaluators:
         return {}
     results: dict[str, Any] = {}
-    if distributed.rank() == 0:
-        model.eval()
+    whole = whole_model(model)
+    if whole is not None:
+        whole.eval()
         with torch.no_grad():
-            results = {name: dict(evaluator(model, preprocess)) for name, evaluator in evaluators.items()}
-        model.train()
+            results = {name: dict(evaluator(whole, preprocess)) for name, evaluator in evaluators.items()}
+        whole.train()
     distributed.barrier()
     return {"evaluation": results}
 
@@ -349,8 +333,8 @@ def _choose(run: Run, state: State, record: Mapping[str, Any]) -> Best | None:
 
 
 def _agreed(stop: threading.Event, device: torch.device, *, now: bool) -> bool:
-    """Whether to stop here; ranks ask each other only every so often, and stop together."""
-    if distributed.is_grouped() and not now:
+    """Whether to stop here. Ranks stop together; on GPUs, which it makes wait, they ask each other every so often."""
+    if distributed.is_grouped() and device.type != "cpu" and not now:
         return False
     return distributed.any_rank(stop.is_set(), device)
 
@@ -376,8 +360,8 @@ def _sigterm() -> Iterator[threading.Event]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _note(last: dict[str, Any] | None, speed: dict[str, Any]) -> str:
+def _note(last: dict[str, Any] | None, speed: dict[str, Any], advice: str) -> str:
     """One line for a person: loss, speed, and whether the data keep up."""
-    loss = "" if last is None else f"loss {last['loss']:.4f} · "
-    wait = speed["data_wait_share"]
-    return f"{loss}{speed['samples_per_second']:.1f} samples/s · {wait:.0%} waiting for data"
+    parts = [] if last is None else [f"loss {last['loss']:.4f}"]
+    parts += [f"{speed['samples_per_second']:.1f} samples/s", f"{speed['data_wait_share']:.0%} waiting for data"]
+    return " · ".join([*parts, advice] if advice else parts)

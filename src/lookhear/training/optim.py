@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lookhear import distributed
 from lookhear.errors import ConfigError
 
 
@@ -41,6 +42,8 @@ class OptimConfig:
     """what a cut multiplies the learning rate by"""
     clip_norm: float | None = None
     """gradients are scaled down to this norm; null: never"""
+    accumulate: int = 1
+    """pieces in which a process takes its share of a batch, to need less memory; the gradient is still the whole's"""
     head_ratio: float = 1.0
     """learning rate of a classifier's head as a multiple of the encoder's"""
     freeze: Literal["none", "encoder"] = "none"
@@ -56,6 +59,8 @@ class OptimConfig:
             problems.append(f"betas are {self.betas}; each must be at least 0 and below 1")
         if self.step_from < 1 or self.step_every < 1:
             problems.append("step_from and step_every must be at least 1")
+        if self.accumulate < 1:
+            problems.append(f"accumulate is {self.accumulate}; it must be at least 1")
         if self.head_ratio < 0 or not math.isfinite(self.head_ratio):
             problems.append(f"head_ratio is {self.head_ratio}; it must be 0 or more")
         if self.clip_norm is not None and self.clip_norm <= 0:
@@ -85,7 +90,8 @@ def learning_rate(config: OptimConfig, *, step: int, total_steps: int, steps_per
 
 def build_optimizer(config: OptimConfig, modules: Iterable[nn.Module]) -> torch.optim.Optimizer:
     """Adam over every parameter of `modules` that asks for a gradient, in up to four groups: decayed or not, of a
-    classifier's head or not. Raises ConfigError for a head_ratio where there is no head.
+    classifier's head or not (and each in two, where processes share out some parameters and keep others whole). Raises
+    ConfigError for a head_ratio where there is no head.
 
     One fused call a step where the device has it. A parameter that never gets a gradient is never touched, not even
     by weight decay.
@@ -105,7 +111,8 @@ def build_optimizer(config: OptimConfig, modules: Iterable[nn.Module]) -> torch.
         kept = [p for p in own if not (config.decay_vectors or _is_matrix(p))]
         groups += [
             {"params": group, "weight_decay": decay, "ratio": ratio}
-            for group, decay in ((decayed, config.weight_decay), (kept, 0.0))
+            for both, decay in ((decayed, config.weight_decay), (kept, 0.0))
+            for group in _apart(both)
             if group
         ]
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
@@ -143,4 +150,21 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
 def clip_gradients(modules: Iterable[nn.Module], max_norm: float) -> Tensor:
     """Scales all gradients of `modules` down to `max_norm` together; returns the norm before, a scalar."""
     parameters = [p for module in modules for p in module.parameters() if p.grad is not None]
-    return nn.utils.clip_grad_norm_(parameters, max_norm)
+    kinds = [kind for kind in _apart(parameters) if kind]
+    # torch takes the norm of whole gradients, or of gradients that processes share out, not of both at once
+    norms = [distributed.gathered(nn.utils.get_total_norm([_grad(p) for p in kind])) for kind in kinds]
+    total = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+    for kind in kinds:
+        nn.utils.clip_grads_with_norm_(kind, max_norm, total)
+    return total
+
+
+def _grad(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+def _apart(parameters: list[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Parameters of which this process has its part, and those that it has whole."""
+    parts = [p for p in parameters if distributed.is_shared_out(p)]
+    return parts, [p for p in parameters if not distributed.is_shared_out(p)]

@@ -12,6 +12,7 @@ from lookhear.data.dataset import Modalities, Sampling, WindowMode
 from lookhear.data.preprocess import PreprocessConfig
 from lookhear.data.store import Store
 from lookhear.device import Dtype
+from lookhear.distributed import Parallel
 from lookhear.errors import ConfigError
 from lookhear.models.checkpoint import MODELS
 from lookhear.objectives import OBJECTIVES
@@ -21,7 +22,19 @@ MODEL_CONFIGS = {name: config for name, (config, _) in MODELS.items()}
 # Splits on which no checkpoint may be chosen, in lower case.
 TEST_SPLITS = frozenset({"test", "eval", "evaluation"})
 # Settings that change where and how a run computes, not what it learns: they may differ when it is resumed.
-OPERATIONAL = frozenset({"device", "data.num_workers", "checkpoint_every", "keep_checkpoints", "journal_every"})
+OPERATIONAL = frozenset(
+    {
+        "device",
+        "parallel",
+        "compile",
+        "activation_checkpointing",
+        "optim.accumulate",
+        "data.num_workers",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "journal_every",
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +61,7 @@ class DataConfig:
     measure_statistics: bool = False
     """measure mean and deviation of the log-mel on the store, instead of preprocess.audio_mean and audio_std"""
     num_workers: int = 2
-    """processes that read the store, started anew for every epoch; 0: this one reads, best for a store of minutes"""
+    """processes that read the store, started once a run; 0: this one reads, best for a store of minutes"""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.windows_per_clip < 1 or self.num_workers < 0:
@@ -109,6 +122,12 @@ class Run:
     """of matrix products; auto: bfloat16 where the hardware multiplies it"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps"""
+    parallel: Parallel = "ddp"
+    """of several processes, what each keeps: ddp: everything; fsdp: its part of weights, gradients and optimiser"""
+    compile: bool = False
+    """let torch compile the blocks of the model; on a CPU that takes a C++ compiler"""
+    activation_checkpointing: bool = False
+    """keep only what enters each block, and compute the block again in the backward pass: less memory, more time"""
     checkpoint_every: int = 500
     """steps between checkpoints; there is always one at the end"""
     keep_checkpoints: int = 2
