@@ -7,6 +7,7 @@ The public names, all of which can be used as `lookhear.NAME`:
 - `index(folders, model=..., index_path=...)`: make or update a search index.
 - `Index(path).search(sound=..., picture=..., clip=...)` -> list of `Hit`: find moments.
 - `prepare(folder, store)`, `pretrain(recipe, store=..., folder=...)`: learn from your own videos.
+- `report_runs(run_folders, out="report.html")`: one page about one or several runs.
 - `classify(path, model=...)` -> list of `LabelledMoment`; `evaluate_classification`, `evaluate_probe`.
 - `evaluate_retrieval`, `evaluate_sync`, `evaluate_localization`, `localize`: what was learned, measured and shown.
 - `localize_sound`, `inpaint`: what a region sounds like; what is missing, filled in.
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from lookhear.models.published import PublishedChoices
     from lookhear.recipes import pretrain
     from lookhear.recipes.finetune import finetune
+    from lookhear.report.run_page import report_runs
     from lookhear.search.crawl import index
     from lookhear.search.index import Index
     from lookhear.search.query import Hit
@@ -84,6 +86,7 @@ __all__ = [
     "push",
     "read_clip",
     "read_embeddings",
+    "report_runs",
 ]
 
 _HOMES = {
@@ -116,6 +119,7 @@ _HOMES = {
     "push": "lookhear.hub",
     "read_clip": "lookhear.media.decode",
     "read_embeddings": "lookhear.tasks.vectors",
+    "report_runs": "lookhear.report.run_page",
 }
 
 

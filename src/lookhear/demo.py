@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lookhear.data.store import Store
     from lookhear.embedder import Embedder
     from lookhear.media.scenes import SceneTruth
-    from lookhear.report import Located
+    from lookhear.report.figures import Located
     from lookhear.search.query import Hit
     from lookhear.tasks.localization.evaluation import LocalizationResult
     from lookhear.tasks.matching.retrieval import RetrievalResult
@@ -261,6 +261,7 @@ def _pretrain(
     from for as many steps as made scenes would be.
     """
     from lookhear.recipes import pretrain, recipe
+    from lookhear.training.journal import JOURNAL, read_records
 
     run = override(recipe(settings.recipe), settings.run)
     usable = sum(clip.has_picture and clip.has_sound for clip in store.clips)
@@ -278,8 +279,7 @@ def _pretrain(
         raise StoppedError(
             f"stopped after {trained.step} of {trained.total_steps} steps; the same command goes on there"
         )
-    lines = (out / "run" / "journal.jsonl").read_text(encoding="utf-8").splitlines()
-    journal: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    journal = read_records(out / "run" / JOURNAL)
     say(f"  loss {journal[0]['loss']:.3f} -> {journal[-1]['loss']:.3f} in {trained.step} steps")
     return journal
 
@@ -337,7 +337,7 @@ def _localize(
     show_progress: ShowProgress,
 ) -> Places:
     from lookhear.media.decode import read_clip
-    from lookhear.report import Located
+    from lookhear.report.figures import Located
     from lookhear.tasks.localization.evaluation import evaluate_localization
     from lookhear.tasks.localization.maps import heat_map
 

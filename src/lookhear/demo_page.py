@@ -9,19 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from lookhear.errors import MediaError
 from lookhear.media.decode import read_clip
-from lookhear.report import (
-    Bar,
-    Figure,
-    Section,
-    Table,
-    Thumbnail,
-    bars,
-    heat_maps,
-    loss_curves,
-    similarity_matrix,
-    thumbnails,
-    write_page,
-)
+from lookhear.report.figures import Bar, Thumbnail, bars, heat_maps, similarity_matrix, thumbnails
+from lookhear.report.page import Figure, Section, Table, write_page
+from lookhear.report.run_page import CURVES, loss_panels
+from lookhear.report.runs import curves_of
 
 if TYPE_CHECKING:
     from lookhear.demo import Measured, Places, Question
@@ -164,7 +155,8 @@ def write_report(
 ) -> None:
     """Writes report.html."""
     sections = [
-        _learned(report, measured, journal),
+        _learned(report, measured),
+        Section(title="What was minimised", paragraphs=(CURVES,), panels=loss_panels([curves_of(journal)])),
         Section(
             title="What it finds",
             paragraphs=(
@@ -196,7 +188,7 @@ def write_report(
     write_page(path, title="lookhear demo", intro=intro, sections=sections)
 
 
-def _learned(report: Mapping[str, Any], measured: "Measured", journal: Sequence[Mapping[str, Any]]) -> Section:
+def _learned(report: Mapping[str, Any], measured: "Measured") -> Section:
     shown = rows(report)
     retrieval = report["retrieval"]
     ranks = tuple(
@@ -226,7 +218,6 @@ def _learned(report: Mapping[str, Any], measured: "Measured", journal: Sequence[
                     for row in shown
                 ]
             ),
-            loss_curves(journal),
             similarity_matrix(measured.similarity, groups=measured.kinds),
         ),
     )

@@ -21,7 +21,7 @@ from lookhear.cli.media import Inpaint, Localize
 from lookhear.cli.models import Models
 from lookhear.cli.search import IndexFolders, Search, Status
 from lookhear.cli.study import Study
-from lookhear.cli.train import Finetune, Pretrain
+from lookhear.cli.train import Finetune, Pretrain, Report
 from lookhear.console import finish, out, prepare_streams, say
 from lookhear.errors import UserError
 
@@ -30,6 +30,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "prepare": Prepare,
     "pretrain": Pretrain,
     "finetune": Finetune,
+    "report": Report,
     "evaluate": Evaluate,
     "embed": Embed,
     "index": IndexFolders,

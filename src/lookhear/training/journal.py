@@ -7,6 +7,7 @@ leaves the same journal, byte for byte, as one that was not. Times are in the ot
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,47 @@ JOURNAL = "journal.jsonl"
 SPEED = "speed.jsonl"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """What a .jsonl file holds."""
+
+    found: list[dict[str, Any]]
+    damaged: tuple[int, ...] = ()
+    """numbers, from 1, of the lines that are no record of a step"""
+
+
+def scan_records(path: Path) -> Records:
+    """Every record that can be read; a last line that is still being written, or was cut short by a kill, is left out.
+
+    No file: no record. Raises UserError where it cannot be opened.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return Records(found=[])
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    found, damaged = [], []
+    for number, line in enumerate(lines[:-1], start=1):  # after the last line break: nothing, or half a line
+        try:
+            record = json.loads(line)
+            if type(record["step"]) is not int:
+                raise TypeError
+            found.append(record)
+        except (ValueError, TypeError, KeyError):  # no UTF-8, no JSON, no record, no step
+            damaged.append(number)
+    return Records(found=found, damaged=tuple(damaged))
+
+
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a .jsonl file; a last line that was cut short by a kill is left out. No file: none."""
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n"):
-            break
-        records.append(json.loads(line))
-    return records
+    """The records of a .jsonl file as `scan_records` finds them. Raises UserError where a line is damaged."""
+    records = scan_records(path)
+    if records.damaged:
+        raise UserError(
+            f"line {records.damaged[0]} of {path} is damaged; take it out with an editor to go on, or begin a new run "
+            "in another folder"
+        )
+    return records.found
 
 
 def append_records(path: Path, records: list[dict[str, Any]]) -> None:
