@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lookhear.config import leaves
 from lookhear.errors import UserError
+from lookhear.training.loggers import Loggers, Numbers
 
 JOURNAL = "journal.jsonl"
 SPEED = "speed.jsonl"
@@ -78,12 +80,13 @@ def cut_back(path: Path, step: int) -> None:
 class Journal:
     """The two files of one running run; a rank that is not the first writes nothing.
 
-    Records wait until `flush`, so that a step need not wait for its numbers.
+    Records wait until `flush`, so that a step need not wait for its numbers. `loggers` get what is written too.
     """
 
-    def __init__(self, folder: Path, *, writes: bool = True) -> None:
+    def __init__(self, folder: Path, *, writes: bool = True, loggers: Loggers | None = None) -> None:
         self.folder = folder
         self.writes = writes
+        self.loggers = loggers
         self._waiting: list[dict[str, Any]] = []
 
     def add(self, record: dict[str, Any]) -> None:
@@ -100,6 +103,7 @@ class Journal:
         bad = next((i for i, record in enumerate(records) if not math.isfinite(record["loss"])), None)
         if self.writes:
             append_records(self.folder / JOURNAL, records[:bad])
+            self._log(records[:bad])
         if bad is not None:
             raise UserError(_not_finite(records[bad]))
         return records[-1] if records else None
@@ -108,12 +112,28 @@ class Journal:
         """Writes `record`, times and rates, to the other file, at once."""
         if self.writes:
             append_records(self.folder / SPEED, [record])
+            self._log([{"step": record["step"], "speed": {name: record[name] for name in record if name != "step"}}])
+
+    def close(self) -> None:
+        """Ends what the loggers have open."""
+        if self.loggers is not None:
+            self.loggers.close()
+
+    def _log(self, records: list[dict[str, Any]]) -> None:
+        if self.loggers is not None:
+            self.loggers.write([Numbers(step=record["step"], values=_by_name(record)) for record in records])
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
     return value.item() if hasattr(value, "item") else value
+
+
+def _by_name(record: Mapping[str, Any]) -> dict[str, float]:
+    """Every number of a record as `terms/contrastive`, but for the step, which is where they belong."""
+    numbers = {path: value for path, value in leaves(record).items() if type(value) in (int, float)}
+    return {path.replace(".", "/"): float(value) for path, value in numbers.items() if path != "step"}
 
 
 def _not_finite(record: dict[str, Any]) -> str:

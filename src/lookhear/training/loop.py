@@ -31,6 +31,7 @@ from lookhear.models.checkpoint import find_checkpoint
 from lookhear.objectives.step import Objective, Step
 from lookhear.progress import Progress, quiet
 from lookhear.training.journal import Journal
+from lookhear.training.loggers import Loggers
 from lookhear.training.optim import OptimConfig, clip_gradients, learning_rate, set_learning_rate
 from lookhear.training.resume import State, newest_checkpoint, open_run_folder, save_state, start_or_resume
 from lookhear.training.run import Run
@@ -107,8 +108,7 @@ def train(
             labels=dataset.classes if run.num_classes else (),
         )
         judge = partial(_evaluate, evaluators or {}, state.model, preprocess.config)
-        with closing(_feed(run, dataset, plan)) as batches:
-            journal = Journal(folder, writes=distributed.rank() == 0)
+        with closing(_feed(run, dataset, plan)) as batches, closing(_open_journal(run, folder, state.step)) as journal:
             last = _learn(
                 run,
                 state,
@@ -185,7 +185,7 @@ def _learn(
         if looking or stopping:
             last = journal.flush()
             speed = clock.lap(state.step)
-            journal.add_speed(speed)
+            journal.add_speed(speed | {"total_steps": plan.total})
             progress(state.step, plan.total, _note(last, speed))
         if saving or stopping:
             keep()
@@ -268,6 +268,13 @@ class _Clock:
         }
         self._waited, self._steps, self._since = 0.0, 0, time.monotonic()
         return record
+
+
+def _open_journal(run: Run, folder: Path, step: int) -> Journal:
+    """The journal of rank 0, with the loggers of the run; of other ranks one that writes nothing."""
+    if distributed.rank() != 0:
+        return Journal(folder, writes=False)
+    return Journal(folder, loggers=Loggers(run.loggers, folder, config=run.to_dict(), step=step))
 
 
 def _open_dataset(run: Run, store: Store, preprocess: PreprocessConfig) -> WindowDataset:

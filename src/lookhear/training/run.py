@@ -15,13 +15,16 @@ from lookhear.device import Dtype
 from lookhear.errors import ConfigError
 from lookhear.models.checkpoint import MODELS
 from lookhear.objectives import OBJECTIVES
+from lookhear.training.loggers import LoggerName
 from lookhear.training.optim import OptimConfig
 
 MODEL_CONFIGS = {name: config for name, (config, _) in MODELS.items()}
 # Splits on which no checkpoint may be chosen, in lower case.
 TEST_SPLITS = frozenset({"test", "eval", "evaluation"})
 # Settings that change where and how a run computes, not what it learns: they may differ when it is resumed.
-OPERATIONAL = frozenset({"device", "data.num_workers", "checkpoint_every", "keep_checkpoints", "journal_every"})
+OPERATIONAL = frozenset(
+    {"device", "data.num_workers", "checkpoint_every", "keep_checkpoints", "journal_every", "loggers"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +124,8 @@ class Run:
     """first and last epoch, from 1, whose weights are averaged into checkpoints/average; null: none"""
     journal_every: int = 10
     """steps between writes of the journal, and looks at whether the loss is still a number"""
+    loggers: tuple[LoggerName, ...] = ()
+    """what gets the journal's numbers as well: tensorboard, wandb; one that is missing or fails stops nothing"""
 
     def __post_init__(self) -> None:
         counts = {"epochs": self.epochs, "checkpoint_every": self.checkpoint_every, "journal_every": self.journal_every}
