@@ -42,7 +42,7 @@ class DataConfig:
     split: str | tuple[str, ...] | None = None
     """only clips of this split of the store, or of these; null: all"""
     validation_split: str | None = None
-    """split of the store that fine-tuning is judged on as it goes, to choose a checkpoint; never the test set"""
+    """split of the store that a run is judged on as it goes, by labels or by retrieval; never the test set"""
     classes: tuple[str, ...] = ()
     """labels in the order of a classifier's outputs; empty: all of the chosen clips, sorted"""
     sampling: Sampling = "shuffle"
