@@ -147,7 +147,8 @@ def demo(
     """
     from lookhear import embedder
     from lookhear.data.store import Store
-    from lookhear.demo_page import machine, write_report
+    from lookhear.demo_page import write_report
+    from lookhear.device import describe_machine
 
     settings = settings or DemoSettings()
     if media is not None and out.resolve().is_relative_to(media.resolve()):
@@ -179,7 +180,7 @@ def demo(
             "search": [to_dict(question) for question in questions],
             "settings": to_dict(settings),
             "command": _command(out, media, settings),
-            "machine": machine(),
+            "machine": describe_machine(),
             "went_on": went_on,
             "seconds": clock.total(),
         }

@@ -1,7 +1,5 @@
 """The demo's figures as rows, and its report.html."""
 
-import os
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,29 +107,6 @@ def cells(row: Row) -> tuple[str, ...]:
     interval = "–" if row.ci95 is None else f"{row.ci95[0]:.3f} – {row.ci95[1]:.3f}"
     controls = ["–" if value is None else f"{value:.3f}" for value in (row.chance, row.baseline, row.shuffled)]
     return (row.name, f"{row.value:.3f}", interval, *controls, f"{row.count} {row.unit}")
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    import torch
-
-    from lookhear.device import pick_device, pick_dtype
-
-    device = pick_device()
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")  # Linux, where platform.processor() knows little
-    if cpuinfo.exists():
-        lines = [line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
-        name = lines[0].partition(":")[2].strip() if lines else name
-    return {
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": name,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "device": str(device),
-        "dtype": str(pick_dtype("auto", device)).removeprefix("torch."),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
 
 
 def machine_line(report: Mapping[str, Any]) -> str:

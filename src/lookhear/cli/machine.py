@@ -1,14 +1,18 @@
 """This machine: what it has, how fast it is, and the whole path on it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from lookhear.cli.arguments import Set
 from lookhear.config import override, to_dict
 from lookhear.console import print_record, print_rows, say, show_progress
+from lookhear.errors import UserError
+
+if TYPE_CHECKING:
+    from lookhear.bench.chain import Link
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,27 +105,16 @@ class BenchLoader:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
-    """How fast this machine is, each figure beside the plain form in the same run: decoding and spectrograms,
-    the loader, a training step, or retrieval."""
+class BenchFeed:
+    """How fast files are decoded and spectrograms made: milliseconds, ours and plain."""
 
     media: Path | None = None
     """A folder of media to decode (default: clips made for the purpose)."""
     json: bool = False
     """Print as JSON."""
 
-    what: tyro.conf.OmitSubcommandPrefixes[
-        Annotated[None, tyro.conf.subcommand("feed", description="Decoding and spectrograms.")]
-        | Annotated[BenchStep, tyro.conf.subcommand("step")]
-        | Annotated[BenchLoader, tyro.conf.subcommand("loader")]
-        | Annotated[BenchRetrieval, tyro.conf.subcommand("retrieval")]
-    ] = None
-
     def run(self) -> None:
-        """Measures and prints one line for each link of the feed, or runs the chosen measurements."""
-        if self.what is not None:
-            replace(self.what, json=self.json or self.what.json).run()
-            return
+        """Measures and prints one line for each link of the feed."""
         from lookhear.bench.media import measure
 
         with show_progress("measurements") as progress:
@@ -135,6 +128,94 @@ class Bench:
                 for f in figures
             ]
             print_rows([head, *rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """How fast this machine is at every link from a media file to a trained model, each figure beside the plain form
+    in the same run, and which link holds a training run up. One link in more detail: name it."""
+
+    quick: bool = False
+    """A first look: few repeats, the smallest batch, no compiler; two minutes instead of half an hour on two cores."""
+    media: Path | None = None
+    """A folder of media to decode (default: clips made for the purpose)."""
+    store: Path | None = None
+    """A store for the loader to read (default: made clips)."""
+    batch_sizes: tuple[int, ...] = ()
+    """Clips in a step (default: 2 and 8; 8 and 32 on CUDA)."""
+    dtype: Literal["float32", "bfloat16", "both"] | None = None
+    """Precision of matrix products (default: both)."""
+    compiled: Literal["yes", "no", "both"] | None = None
+    """Whether torch compiles the blocks (default: both)."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    settings: Set = ()
+    """Change a size of the model, such as width=64."""
+    json: bool = False
+    """Print as JSON."""
+
+    what: tyro.conf.OmitSubcommandPrefixes[
+        Annotated[None, tyro.conf.subcommand("all", description="Every link in one table; the same as none.")]
+        | Annotated[BenchFeed, tyro.conf.subcommand("feed")]
+        | Annotated[BenchStep, tyro.conf.subcommand("step")]
+        | Annotated[BenchLoader, tyro.conf.subcommand("loader")]
+        | Annotated[BenchRetrieval, tyro.conf.subcommand("retrieval")]
+    ] = None
+
+    def run(self) -> None:
+        """Measures and prints a line a link, or runs the chosen measurement."""
+        if self.what is not None:
+            self._one_link().run()
+            return
+        from lookhear.bench.chain import measure
+        from lookhear.bench.step import DTYPES
+        from lookhear.models.cavmae import CAVMAEConfig
+
+        with show_progress("links") as progress:
+            chain = measure(
+                store=self.store,
+                folder=self.media,
+                config=override(CAVMAEConfig(), self.settings),
+                batch_sizes=self.batch_sizes,
+                dtypes=() if self.dtype is None else tuple(DTYPES) if self.dtype == "both" else (self.dtype,),
+                compiled={None: (), "yes": (True,), "no": (False,), "both": (False, True)}[self.compiled],
+                device=self.device,
+                quick=self.quick,
+                progress=progress,
+            )
+        if self.json:
+            print_record(to_dict(chain), as_json=True)
+            return
+        head = ("link", "what", "samples/s", "plain", "ratio", "TFLOP/s", "of peak", "GiB", "repeats")
+        print_rows([head, *(_row(link) for link in chain.links)])
+        print_rows([("peak", name, *[""] * 3, f"{peak:.3g}") for name, peak in chain.peak_tflops_per_second.items()])
+        print_rows([("slowest", chain.sentence)])
+
+    def _one_link(self) -> BenchFeed | BenchStep | BenchLoader | BenchRetrieval:
+        """What was named, with the options before its name that it shares; others are refused."""
+        assert self.what is not None
+        chosen = replace(self.what, json=self.json or self.what.json)
+        shared = {"json", "what"}
+        if isinstance(chosen, BenchFeed):
+            chosen, shared = replace(chosen, media=chosen.media or self.media), shared | {"media"}
+        given = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+        if strange := [f"--{name.replace('_', '-')}" for name in given if name not in shared]:
+            raise UserError(
+                f"{', '.join(strange)} before the name of a link is of the whole table; put it behind the name"
+            )
+        return chosen
+
+
+def _row(link: "Link") -> tuple[object, ...]:
+    """A link as text; one that failed with its reason instead of figures."""
+    if link.samples_per_second is None:
+        return (link.link, link.what, link.problem)
+    memory = None if link.memory_bytes is None else link.memory_bytes / 2**30
+    figures = (
+        *(link.samples_per_second, link.plain_samples_per_second, link.ratio),
+        *(link.tflops_per_second, link.mfu, memory),
+    )
+    return (link.link, link.what, *("" if value is None else f"{value:.3g}" for value in figures), link.repeats)
 
 
 @dataclass(frozen=True, kw_only=True)
