@@ -125,16 +125,17 @@ def _scale_axes(axis: Any, curves: Sequence[Curve], *, floor: float | None, robu
     first = min((curve.x[0] for curve in curves), default=0.0)
     axis.set_xlim(min(first, 0.0), last * 1.02 if last > first else last + 1.0)
     axis.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=last >= 5))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value, last)))
     axis.yaxis.set_major_locator(MaxNLocator(nbins=5))
     axis.ticklabel_format(axis="y", useOffset=False, scilimits=(-3, 5))
     axis.grid(axis="y")
 
 
-def _short(value: float) -> str:
+def _short(value: float, last: float) -> str:
+    """A place on an axis that ends with `last`: 15k of 20k."""
     for size, letter in ((1e6, "M"), (1e3, "k")):
-        if abs(value) >= 10 * size or (abs(value) >= size and letter == "M"):
-            return f"{value / size:g}{letter}"
+        if last >= 10 * size:
+            return f"{value / size:g}{letter}" if value else "0"
     return f"{value:g}"
 
 

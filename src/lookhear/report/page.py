@@ -183,7 +183,7 @@ i.dashed { background: repeating-linear-gradient(90deg, var(--own) 0 .25rem, tra
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
 th, td { text-align: left; padding: .28rem 1.1rem .28rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; }
-th { color: var(--quiet); font-weight: 500; }
+th { color: var(--quiet); font-weight: 500; } th, td:first-child { white-space: nowrap; }
 tr.marked td { font-weight: 600; }
 summary { cursor: pointer; margin: .8rem 0 .2rem; }
 @media print { .legend { position: static; } details > * { display: block; } section { break-inside: auto; }
