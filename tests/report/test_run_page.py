@@ -11,7 +11,6 @@ from test_report_page import parse
 
 from fake_store import FakeStore, small_classifier_run, small_run
 from lookhear import cli
-from lookhear.config import to_dict
 from lookhear.errors import UserError
 from lookhear.models.tokens import MaskConfig
 from lookhear.report.reconstructions import _as_learned, reconstruct
@@ -140,16 +139,20 @@ def test_runs_that_cannot_fill_in_say_why(trained: Path, tmp_path: Path) -> None
     (folder / "run.json").write_text(json.dumps(values | {"run": small_classifier_run().to_dict()}))
     (log,) = read_runs([folder])
     assert "does not learn to reconstruct" in reconstruct(log, soundless, count=2).note
+    values["run"]["model"]["newer"] = 1
+    (folder / "run.json").write_text(json.dumps(values))
+    (log,) = read_runs([folder])
+    assert "no setting 'model.newer'" in reconstruct(log, soundless, count=2).note
 
 
 def test_what_is_removed_is_what_the_run_removes() -> None:
     objective = replace(small_run().objective, mask=MaskConfig(audio=0.0, visual=0.5, visual_structure="time"))
-    found = _as_learned(to_dict(objective))
+    found = _as_learned(objective)
     assert (found.audio, found.visual, found.visual_structure, found.patch_statistics) == (0.0, 0.5, "time", "true")
     drawn = replace(objective, mask_ratio_range=(0.5, 0.7), normalise_patches=False)
-    found = _as_learned(to_dict(drawn))
+    found = _as_learned(drawn)
     assert (found.audio, found.visual, found.patch_statistics) == (0.6, 0.6, "predicted")
-    assert _as_learned(to_dict(replace(objective, mask=MaskConfig(audio=0.0, visual=0.0)))).ratios["audio"] == 0.75
+    assert _as_learned(replace(objective, mask=MaskConfig(audio=0.0, visual=0.0))).ratios["audio"] == 0.75
 
 
 def test_clips_of_the_validation_split_and_plain_pixels(tmp_path: Path) -> None:

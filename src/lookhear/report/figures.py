@@ -48,7 +48,6 @@ def curve_panel(
     smooth: bool = False,
     floor: float | None = None,
     reference: float | None = None,
-    caption: str = "",
 ) -> Figure:
     """A small figure of one quantity, with a curve a run on the same axes.
 
@@ -71,7 +70,7 @@ def curve_panel(
     spans = "; ".join(f"{c.y[0]:.4g} to {c.y[-1]:.4g} in {len(c.y)} values" for c in curves)
     width, height = _PANEL
     alt = f"{title} over {x_name}: {spans or 'no values'}"
-    return Figure(drawing=_svg(draw, width=width, height=height, fixed=True), alt=alt, title=title, caption=caption)
+    return Figure(drawing=_svg(draw, width=width, height=height, fixed=True), alt=alt, title=title)
 
 
 def running_mean(values: np.ndarray) -> np.ndarray:

@@ -186,7 +186,7 @@ th, td { text-align: left; padding: .28rem 1.1rem .28rem 0; border-bottom: 1px s
 th { color: var(--quiet); font-weight: 500; } th, td:first-child { white-space: nowrap; }
 tr.marked td { font-weight: 600; }
 summary { cursor: pointer; margin: .8rem 0 .2rem; }
-@media print { .legend { position: static; } details > * { display: block; } section { break-inside: auto; }
+@media print { .legend { position: static; }
   figure { break-inside: avoid; } }
 </style></head><body>
 [[BODY]]

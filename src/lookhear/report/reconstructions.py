@@ -3,14 +3,16 @@
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lookhear.errors import StoreError, UserError
+from lookhear.objectives.cavmae import CAVMAEObjectiveConfig
 from lookhear.report.figures import Stages, reconstruction
 from lookhear.report.page import Figure
 from lookhear.report.runs import RunLog
+from lookhear.training.run import Run
 
 if TYPE_CHECKING:
     from lookhear.data.store import Store
@@ -35,41 +37,44 @@ def reconstruct(log: RunLog, store: "Store", *, count: int) -> Reconstructions:
     """
     from lookhear.embedder import load
 
-    run = log.config["run"]
-    if not run["objective"].get("reconstruction_weight"):
-        return Reconstructions(figures={}, note="This run does not learn to reconstruct.")
     try:
-        embedder = load(log.folder)
-        figures = dict(_figures(embedder, store, _as_learned(run["objective"]), _candidates(run, store), count))
+        run = Run.from_dict(log.config["run"])
+        if not getattr(run.objective, "reconstruction_weight", 0.0):
+            return Reconstructions(figures={}, note="This run does not learn to reconstruct.")
+        embedder = load(log.folder, device="cpu")  # a GPU may be busy with the run itself
+        figures = dict(_figures(embedder, store, _as_learned(run.objective), _candidates(run, store), count))
     except UserError as error:
         return Reconstructions(figures={}, note=f"Nothing could be filled in: {error}.")
     if not figures:
         note = f"No clip of {store.path} has sound and picture at the same time, so there is nothing to fill in."
         return Reconstructions(figures={}, note=note)
-    return Reconstructions(figures=figures, note=_note(log, store))
+    own = log.config["store"]["digest"] == store.digest
+    return Reconstructions(figures=figures, note=_note(run, own_store=own))
 
 
-def _as_learned(objective: Mapping[str, Any]) -> "InpaintConfig":
+def _as_learned(objective: CAVMAEObjectiveConfig) -> "InpaintConfig":
     """What to remove: as much, and in the same pattern, as in the run; half-way where it draws how much.
 
     The published share where it removes nothing.
     """
     from lookhear.tasks.inpainting import InpaintConfig
 
-    mask = dict(objective["mask"])
-    if objective["mask_ratio_range"] is not None:
-        mask |= dict.fromkeys(("audio", "visual"), sum(objective["mask_ratio_range"]) / 2)
-    if mask["audio"] == mask["visual"] == 0:
-        mask |= {"audio": None, "visual": None}
-    return InpaintConfig(**mask, patch_statistics="true" if objective["normalise_patches"] else "predicted")
+    mask, drawn = objective.mask, objective.mask_ratio_range
+    audio, visual = (mask.audio, mask.visual) if drawn is None else (sum(drawn) / 2, sum(drawn) / 2)
+    return InpaintConfig(
+        audio=audio if audio or visual else None,
+        visual=visual if audio or visual else None,
+        audio_structure=mask.audio_structure,
+        visual_structure=mask.visual_structure,
+        patch_statistics="true" if objective.normalise_patches else "predicted",
+    )
 
 
-def _candidates(run: Mapping[str, Any], store: "Store") -> np.ndarray:
+def _candidates(run: Run, store: "Store") -> np.ndarray:
     """int64: the clips to choose from."""
-    split = run["data"].get("validation_split")
     with contextlib.suppress(StoreError):  # another store need not have that split
-        if split is not None:
-            return store.clips_in_split(split)
+        if run.data.validation_split is not None:
+            return store.clips_in_split(run.data.validation_split)
     return np.arange(len(store))
 
 
@@ -109,15 +114,14 @@ def _figure(embedder: "Embedder", path: str, found: "Inpainting") -> Figure:
     )
 
 
-def _note(log: RunLog, store: "Store") -> str:
-    objective, own = log.config["run"]["objective"], log.config["store"]["digest"] == store.digest
-    split = log.config["run"]["data"].get("validation_split")
+def _note(run: Run, *, own_store: bool) -> str:
+    split = run.data.validation_split
     parts = [
-        "Clips of the store that the run learns from" if own else "Clips of a store that the run did not learn from",
-        f" (its split {split}, which is not learned from)." if own and split else ".",
+        f"Clips of {'the store that the run learns from' if own_store else 'a store that the run did not learn from'}",
+        f" (its split {split}, which is not learned from)." if own_store and split else ".",
         " What was visible is shown as it was.",
     ]
-    if objective["normalise_patches"]:
+    if run.objective.normalise_patches:
         parts.append(
             " This run predicts each patch with its own mean and deviation taken out; brightness, contrast and "
             "loudness of a patch are those of the original."

@@ -3,12 +3,15 @@
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from lookhear import __version__
 from lookhear.config import leaves
+from lookhear.data.store import Store
 from lookhear.errors import UserError
 from lookhear.progress import Progress, quiet
 from lookhear.report.figures import Curve, curve_panel
@@ -16,14 +19,12 @@ from lookhear.report.page import Figure, Section, Table, write_page
 from lookhear.report.reconstructions import reconstruct
 from lookhear.report.runs import RunLog, Status, read_runs
 
-if TYPE_CHECKING:
-    from lookhear.data.store import Store
-
 CURVES = (
     "Thin: every step; thick: mean over a twentieth of the steps. The most extreme half percent of a curve may lie "
     "outside its axes."
 )
 _NO_STEP = "No step has been written down yet."
+_FOLDER = "folder"  # among the settings; it always differs
 _CELL_LETTERS = 60
 _DIGEST_LETTERS = 12
 _NONE = "–"
@@ -46,7 +47,7 @@ def report_runs(
     runs: Sequence[str | Path],
     *,
     out: str | Path = "report.html",
-    store: "str | Path | Store | None" = None,
+    store: str | Path | Store | None = None,
     clips: int = 4,
     progress: Progress = quiet,
 ) -> ReportSummary:
@@ -56,8 +57,6 @@ def report_runs(
     with a decoder fills in. Runs may be going on. Raises UserError for no run, a folder that is none, a store that
     cannot be opened, or a file that cannot be written.
     """
-    from lookhear.data.store import Store
-
     if not runs or clips < 1:
         raise UserError(f"{len(runs)} runs and {clips} clips make no page; name a run folder, and 1 clip or more")
     logs = read_runs(runs)
@@ -82,10 +81,6 @@ def report_runs(
 
 
 def _intro(logs: Sequence[RunLog]) -> str:
-    from datetime import datetime
-
-    from lookhear import __version__
-
     now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     of = f" from {logs[0].folder}" if len(logs) == 1 else ""
     return f"Written {now} by lookhear {__version__}{of}."
@@ -254,7 +249,7 @@ def _names(curves: Iterable[Mapping[str, Curve]]) -> list[str]:
 # ---- what the decoder makes of clips
 
 
-def _filled_in(logs: Sequence[RunLog], store: "Store", count: int, progress: Progress) -> Section:
+def _filled_in(logs: Sequence[RunLog], store: Store, count: int, progress: Progress) -> Section:
     """The same windows of every run one below the other."""
     found = []
     for done, log in enumerate(logs):
@@ -279,7 +274,7 @@ def _filled_in(logs: Sequence[RunLog], store: "Store", count: int, progress: Pro
 def _configuration(logs: Sequence[RunLog]) -> Section:
     settings = [_settings(log) for log in logs]
     names = list(dict.fromkeys(name for found in settings for name in found))
-    differing = {name for name in names[1:] if any(_differ(found, settings[0], name) for found in settings)}
+    differing = {name for name in names if any(_differ(found, settings[0], name) for found in settings)} - {_FOLDER}
     rows = tuple((name, *(_cell(found, name) for found in settings)) for name in names)
     head = ("setting", *(log.name for log in logs))
     whole = Table(
@@ -315,7 +310,7 @@ def _settings(log: RunLog) -> dict[str, Any]:
         for name, value in leaves(log.config.get("preprocess", {})).items()
         if value != run.get(f"preprocess.{name}")
     }
-    return {"folder": str(log.folder)} | run | data | measured
+    return {_FOLDER: str(log.folder)} | run | data | measured
 
 
 def _from_recipe(log: RunLog) -> tuple[tuple[str, ...], ...] | None:

@@ -59,12 +59,10 @@ class RunLog:
     problems: tuple[str, ...]
     """lines that could not be read: file, numbers, what was done"""
 
-    def mean_of_last(self, name: str, share: float = 0.05) -> float | None:
-        """Mean of the last `share` of the values of a curve of the journal, of one at least; None without any."""
+    def mean_of_last(self, name: str) -> float | None:
+        """Mean of the last twentieth of the values of a curve of the journal, of one at least; None without any."""
         curve = self.journal.get(name)
-        if curve is None:
-            return None
-        return float(curve.y[-max(1, round(share * len(curve.y))) :].mean())
+        return None if curve is None else float(curve.y[-max(1, len(curve.y) // 20) :].mean())
 
 
 def read_runs(folders: Sequence[str | Path], *, now: float | None = None) -> list[RunLog]:

@@ -42,7 +42,7 @@ class Loggers:
     def __init__(self, names: Sequence[LoggerName], folder: Path, *, config: Mapping[str, Any], step: int) -> None:
         """`step` is how many steps are done: a run that is resumed does the ones after it again."""
         self._open: dict[LoggerName, Logger] = {}
-        for name in names:
+        for name in dict.fromkeys(names):
             try:
                 self._open[name] = _OPENERS[name](folder, config, step)
             except Exception as error:  # whatever a library, its server or its disk may do
