@@ -9,6 +9,7 @@ The public names, all of which can be used as `lookhear.NAME`:
   `hits_frame(hits)` makes a pandas frame.
 - `forget(paths, index_path=...)`, `watch(folders, ...)`: take files out of an index, keep it up to date.
 - `prepare(folder, store)`, `pretrain(recipe, store=..., folder=...)`: learn from your own videos.
+- `report_runs(run_folders, out="report.html")`: one page about one or several runs.
 - `classify(path, model=...)` -> list of `LabelledMoment`; `evaluate_classification`, `evaluate_probe`.
 - `evaluate_retrieval`, `evaluate_sync`, `evaluate_localization`, `localize`: what was learned, measured and shown.
 - `localize_sound`, `inpaint`: what a region sounds like; what is missing, filled in.
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from lookhear.models.published import PublishedChoices
     from lookhear.recipes import pretrain
     from lookhear.recipes.finetune import finetune
+    from lookhear.report.run_page import report_runs
     from lookhear.search.crawl import index
     from lookhear.search.filters import Where
     from lookhear.search.forget import forget
@@ -92,6 +94,7 @@ __all__ = [
     "push",
     "read_clip",
     "read_embeddings",
+    "report_runs",
     "watch",
 ]
 
@@ -128,6 +131,7 @@ _HOMES = {
     "push": "lookhear.hub",
     "read_clip": "lookhear.media.decode",
     "read_embeddings": "lookhear.tasks.vectors",
+    "report_runs": "lookhear.report.run_page",
     "watch": "lookhear.search.watch",
 }
 

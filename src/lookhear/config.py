@@ -87,7 +87,7 @@ def override(config: T, assignments: Iterable[str]) -> T:
 
 def difference(old: Any, new: Any, *, names: tuple[str, str] = ("saved", "asked")) -> list[str]:
     """One line for every leaf in which two configurations differ: `a.b: saved 1, asked 2`."""
-    before, after = _leaves(to_dict(old)), _leaves(to_dict(new))
+    before, after = leaves(to_dict(old)), leaves(to_dict(new))
     missing = object()
     lines = []
     for path in sorted(before.keys() | after.keys()):
@@ -96,6 +96,16 @@ def difference(old: Any, new: Any, *, names: tuple[str, str] = ("saved", "asked"
             shown = ["nothing" if value is missing else json.dumps(value) for value in (left, right)]
             lines.append(f"{path}: {names[0]} {shown[0]}, {names[1]} {shown[1]}")
     return lines
+
+
+def leaves(data: Any, path: str = "") -> dict[str, Any]:
+    """JSON values by where they are: `{"a": {"b": 1}}` is `{"a.b": 1}`. A list, or a dict without entries, is one."""
+    if isinstance(data, dict) and data:
+        found: dict[str, Any] = {}
+        for key, value in data.items():
+            found |= leaves(value, f"{path}.{key}" if path else str(key))
+        return found
+    return {path: data}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -109,15 +119,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def _unknown(path: str, name: str, fields: Iterable[str]) -> str:
     return f"no setting '{path}'{nearest(name, fields)}"
-
-
-def _leaves(data: Any, path: str = "") -> dict[str, Any]:
-    if isinstance(data, dict) and data:
-        leaves: dict[str, Any] = {}
-        for key, value in data.items():
-            leaves |= _leaves(value, f"{path}.{key}" if path else str(key))
-        return leaves
-    return {path: data}
 
 
 def _apply(config: T, changes: Mapping[str, Any], prefix: str, problems: list[str]) -> T:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lookhear.data.store import Store
     from lookhear.embedder import Embedder
     from lookhear.media.scenes import SceneTruth
-    from lookhear.report import Located
+    from lookhear.report.figures import Located
     from lookhear.search.query import Hit
     from lookhear.tasks.localization.evaluation import LocalizationResult
     from lookhear.tasks.matching.retrieval import RetrievalResult
@@ -147,7 +147,8 @@ def demo(
     """
     from lookhear import embedder
     from lookhear.data.store import Store
-    from lookhear.demo_page import machine, write_report
+    from lookhear.demo_page import write_report
+    from lookhear.device import describe_machine
 
     settings = settings or DemoSettings()
     if media is not None and out.resolve().is_relative_to(media.resolve()):
@@ -179,7 +180,7 @@ def demo(
             "search": [to_dict(question) for question in questions],
             "settings": to_dict(settings),
             "command": _command(out, media, settings),
-            "machine": machine(),
+            "machine": describe_machine(),
             "went_on": went_on,
             "seconds": clock.total(),
         }
@@ -261,6 +262,7 @@ def _pretrain(
     from for as many steps as made scenes would be.
     """
     from lookhear.recipes import pretrain, recipe
+    from lookhear.training.journal import JOURNAL, read_records
 
     run = override(recipe(settings.recipe), settings.run)
     usable = sum(clip.has_picture and clip.has_sound for clip in store.clips)
@@ -278,8 +280,7 @@ def _pretrain(
         raise StoppedError(
             f"stopped after {trained.step} of {trained.total_steps} steps; the same command goes on there"
         )
-    lines = (out / "run" / "journal.jsonl").read_text(encoding="utf-8").splitlines()
-    journal: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    journal = read_records(out / "run" / JOURNAL)
     say(f"  loss {journal[0]['loss']:.3f} -> {journal[-1]['loss']:.3f} in {trained.step} steps")
     return journal
 
@@ -337,7 +338,7 @@ def _localize(
     show_progress: ShowProgress,
 ) -> Places:
     from lookhear.media.decode import read_clip
-    from lookhear.report import Located
+    from lookhear.report.figures import Located
     from lookhear.tasks.localization.evaluation import evaluate_localization
     from lookhear.tasks.localization.maps import heat_map
 

@@ -1,7 +1,5 @@
 """The demo's figures as rows, and its report.html."""
 
-import os
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,19 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from lookhear.errors import MediaError
 from lookhear.media.decode import read_clip
-from lookhear.report import (
-    Bar,
-    Figure,
-    Section,
-    Table,
-    Thumbnail,
-    bars,
-    heat_maps,
-    loss_curves,
-    similarity_matrix,
-    thumbnails,
-    write_page,
-)
+from lookhear.report.figures import Bar, Thumbnail, bars, heat_maps, similarity_matrix, thumbnails
+from lookhear.report.page import Figure, Section, Table, write_page
+from lookhear.report.run_page import CURVES, loss_panels
+from lookhear.report.runs import curves_of
 
 if TYPE_CHECKING:
     from lookhear.demo import Measured, Places, Question
@@ -120,29 +109,6 @@ def cells(row: Row) -> tuple[str, ...]:
     return (row.name, f"{row.value:.3f}", interval, *controls, f"{row.count} {row.unit}")
 
 
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    import torch
-
-    from lookhear.device import pick_device, pick_dtype
-
-    device = pick_device()
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")  # Linux, where platform.processor() knows little
-    if cpuinfo.exists():
-        lines = [line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
-        name = lines[0].partition(":")[2].strip() if lines else name
-    return {
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": name,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "device": str(device),
-        "dtype": str(pick_dtype("auto", device)).removeprefix("torch."),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-
-
 def machine_line(report: Mapping[str, Any]) -> str:
     """On what, by which command and in what time the figures were measured."""
     machine, seconds = report["machine"], report["seconds"]["all"]
@@ -164,7 +130,8 @@ def write_report(
 ) -> None:
     """Writes report.html."""
     sections = [
-        _learned(report, measured, journal),
+        _learned(report, measured),
+        Section(title="What was minimised", paragraphs=(CURVES,), panels=loss_panels([curves_of(journal)])),
         Section(
             title="What it finds",
             paragraphs=(
@@ -196,7 +163,7 @@ def write_report(
     write_page(path, title="lookhear demo", intro=intro, sections=sections)
 
 
-def _learned(report: Mapping[str, Any], measured: "Measured", journal: Sequence[Mapping[str, Any]]) -> Section:
+def _learned(report: Mapping[str, Any], measured: "Measured") -> Section:
     shown = rows(report)
     retrieval = report["retrieval"]
     ranks = tuple(
@@ -226,7 +193,6 @@ def _learned(report: Mapping[str, Any], measured: "Measured", journal: Sequence[
                     for row in shown
                 ]
             ),
-            loss_curves(journal),
             similarity_matrix(measured.similarity, groups=measured.kinds),
         ),
     )

@@ -1,8 +1,10 @@
 """What is computed on, in which precision, and what becomes of freed memory."""
 
 import ctypes
+import os
 import platform
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
@@ -44,6 +46,30 @@ def pick_dtype(name: Dtype, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     return torch.bfloat16 if device.type == "cpu" and _cpu_multiplies_bfloat16() else torch.float32
+
+
+def describe_machine(device: str = "auto") -> dict[str, Any]:
+    """What figures are measured on: system, processor, cores, device, precision, Python and torch."""
+    where = pick_device(device)
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")  # Linux, where platform.processor() knows little
+    if cpuinfo.exists():
+        lines = [line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
+        name = lines[0].partition(":")[2].strip() if lines else name
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": name,
+        "cores": num_cores(),
+        "device": str(where),
+        "dtype": str(pick_dtype("auto", where)).removeprefix("torch."),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def num_cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_multiplies_bfloat16() -> bool:

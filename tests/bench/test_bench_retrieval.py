@@ -32,8 +32,3 @@ def test_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "retrieval", "--clips", "12", "--windows", "1", "--width", "4", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert {"pairwise_seconds", "fast_seconds", "ratio", "measured_clips"} <= set(record)
-
-
-@pytest.mark.parametrize("words", [["bench"], ["bench", "--json"], ["bench", "--media", "x"], ["bench", "feed"]])
-def test_bench_alone_is_the_feed(words: list[str]) -> None:
-    assert cli.parse(words).what is None

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+import torch
 
 from lookhear import cli
 from lookhear.bench import step as bench
@@ -54,13 +55,25 @@ def test_after_three_steps_the_weights_are_the_same() -> None:
         assert (value - theirs[name]).abs().median() <= 0.02 * moved, name
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 1e-2)])
+def test_both_forms_embed_the_same(dtype: bench.BenchDtype, tolerance: float) -> None:
+    work = bench.Work(config=CONFIG, dtype=dtype, device="cpu", batch_size=3)
+    plain, fast = (torch.stack(bench.make_step(form, work).embed()) for form in bench.FORMS)
+    assert plain.shape == (2, 3, CONFIG.width)
+    assert (plain - fast).abs().max() < tolerance
+    assert not plain.requires_grad
+    torch.testing.assert_close(plain.norm(dim=-1), torch.ones(2, 3))
+
+
 def test_a_model_that_the_plain_form_cannot_be_is_refused() -> None:
     with pytest.raises(RuntimeError):
         PlainCAVMAE.copy_of(CAVMAE(CAVMAEConfig(**SMALL, stem_channels=(4,))))
 
 
 def test_figures_follow_from_the_times() -> None:
-    found = bench.measure(CONFIG, batch_size=2, repeats=2, peak_size=64, device="cpu", dtypes=("float32",))
+    found = bench.measure(
+        CONFIG, batch_size=2, repeats=2, peak_size=64, device="cpu", dtypes=("float32",), forward=True
+    )
     assert list(found) == ["float32"]
     for figures in found.values():
         assert figures.ratio == pytest.approx(figures.fast_samples_per_second / figures.plain_samples_per_second)
@@ -70,6 +83,14 @@ def test_figures_follow_from_the_times() -> None:
         assert figures.mfu == pytest.approx(rate / figures.peak_tflops_per_second / 1e12)
         assert figures.repeats == 2
         assert len(figures.fast_losses) == bench.COMPARED
+        forward = figures.forward
+        assert forward is not None
+        assert forward.ratio == pytest.approx(forward.fast_clips_per_second / forward.plain_clips_per_second)
+        rate = forward.fast_clips_per_second * pass_flops(CONFIG).forward
+        assert forward.tflops_per_second == pytest.approx(rate / 1e12)
+        assert forward.mfu == pytest.approx(rate / figures.peak_tflops_per_second / 1e12)
+        assert forward.largest_difference < 1e-5
+        assert forward.repeats == 2
 
 
 def test_time_ends_the_repeats() -> None:
@@ -77,6 +98,7 @@ def test_time_ends_the_repeats() -> None:
         CONFIG, batch_size=2, repeats=1000, seconds=0.0, dtypes=("float32",), peak_size=16, device="cpu"
     )
     assert found["float32"].repeats == 2
+    assert found["float32"].forward is None
 
 
 def test_verb(capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,3 +119,11 @@ def test_a_process_that_ends_is_a_sentence() -> None:
         form.process.kill()
         with pytest.raises(UserError, match=r"plain form ended .* --batch-size"):
             form.ask(bench._memory)
+
+
+def test_an_error_in_a_process_is_a_sentence_and_the_process_lives_on() -> None:
+    work = bench.Work(config=CONFIG, dtype="float32", device="cpu", batch_size=2)
+    with bench._Process("fast", work) as form:
+        with pytest.raises(UserError, match=r"fast form failed: RuntimeError: .*; try a smaller --batch-size"):
+            form.ask(bench._peak, -1)
+        assert form.ask(bench._peak, 4) > 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lookhear.errors import UserError
-from lookhear.training.journal import Journal, append_records, cut_back, read_records
+from lookhear.training.journal import Journal, Records, append_records, cut_back, read_records, scan_records
 
 
 def record(step: int, loss: float) -> dict[str, object]:
@@ -33,6 +33,17 @@ def test_a_line_cut_short_by_a_kill_is_left_out_and_cut_back(tmp_path: Path) -> 
     assert path.read_text(encoding="utf-8") == '{"step": 1}\n{"step": 2}\n'
     cut_back(tmp_path / "none.jsonl", 0)
     assert (tmp_path / "none.jsonl").read_text(encoding="utf-8") == ""
+
+
+def test_a_damaged_line_is_counted_and_stops_a_run_that_would_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"st\n\xff\n{"step": true}\n[]\n{"step": 3}\n{"step"')
+    assert scan_records(path) == Records(found=[{"step": 1}, {"step": 3}], damaged=(2, 3, 4, 5))
+    assert scan_records(tmp_path / "none.jsonl") == Records(found=[])
+    with pytest.raises(UserError, match=r"line 2 of .*journal\.jsonl is damaged"):
+        cut_back(path, 1)
+    with pytest.raises(UserError, match="cannot read"):
+        scan_records(tmp_path)
 
 
 def test_a_loss_that_is_no_number_stops_after_what_was_good(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def measure(media: Path | None = None, *, repeats: int = 20, progress: Progress 
     torch.set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            paths = _files(media) if media else _made(Path(scratch))
+            paths = _files(media) if media else make_clips(Path(scratch))
             figures = []
             for i, path in enumerate(paths):
                 progress(i, len(paths) + 1, path.name)
@@ -68,8 +68,8 @@ def _files(folder: Path) -> list[Path]:
     return paths
 
 
-def _made(scratch: Path) -> list[Path]:
-    """Ten seconds of moving texture with sound at 256 x 144 and 1280 x 720, one keyframe every ten seconds."""
+def make_clips(folder: Path) -> list[Path]:
+    """Writes ten seconds of moving texture with sound at 256 x 144 and 1280 x 720, one keyframe every ten seconds."""
     from lookhear.media.encode import write_video
 
     rng = np.random.default_rng(0)
@@ -80,7 +80,7 @@ def _made(scratch: Path) -> list[Path]:
             rng.integers(0, 255, (height // 8, width // 4, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8)
         )
         pictures = (np.roll(texture, 3 * i, axis=1)[:, :width] for i in range(int(rate * 10)))
-        paths.append(scratch / f"made_{width}x{height}.mp4")
+        paths.append(folder / f"made_{width}x{height}.mp4")
         write_video(paths[-1], frames=pictures, frames_per_second=rate, waveform=sound)
     return paths
 

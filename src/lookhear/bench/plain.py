@@ -78,10 +78,14 @@ class PlainTower(nn.Module):
         self.modality = nn.Parameter(torch.zeros(config.width))
         self.blocks = nn.ModuleList(PlainBlock(config.width, config.heads, config.mlp_ratio) for _ in range(depth))
 
-    def forward(self, patches: Tensor, kept: Tensor) -> Tensor:
-        """Patches (R, L, P) to tokens (R, K, D): all are embedded, then the kept ones chosen, as published."""
+    def forward(self, patches: Tensor, kept: Tensor | None) -> Tensor:
+        """Patches (R, L, P) to tokens (R, K, D): all are embedded, then the kept ones chosen, as published.
+
+        None keeps all.
+        """
         x = self.patch_embedding(patches) + self.positions + self.modality
-        x = x.gather(1, kept.unsqueeze(-1).repeat(1, 1, x.shape[2]))
+        if kept is not None:
+            x = x.gather(1, kept.unsqueeze(-1).repeat(1, 1, x.shape[2]))
         for block in self.blocks:
             x = block(x)
         return x
@@ -170,6 +174,15 @@ class PlainCAVMAE(nn.Module):
             + _reconstruction(visual_found, visual_patches, masks.visual_restore >= masks.visual_kept.shape[1])
             + CONTRASTIVE_WEIGHT * _contrastive(audio_pooled, visual_pooled)
         )
+
+    def embed(self, audio: Tensor, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings of sounds (R, T, F) and pictures (R, 3, H, W), nothing masked: (R, D) each, of unit length."""
+        audio_patches = _patchify(audio.transpose(1, 2).unsqueeze(1), *self.patches[0])
+        visual_patches = _patchify(pictures, *self.patches[1])
+        audio_tokens, visual_tokens = self.audio_tower(audio_patches, None), self.visual_tower(visual_patches, None)
+        audio_pooled = self.audio_norm(self._shared(audio_tokens, "audio")).mean(dim=1)
+        visual_pooled = self.visual_norm(self._shared(visual_tokens, "visual")).mean(dim=1)
+        return F.normalize(audio_pooled.float(), dim=-1), F.normalize(visual_pooled.float(), dim=-1)
 
     def _shared(self, x: Tensor, stream: str) -> Tensor:
         for block in self.joint_blocks:

@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,6 +43,20 @@ _PEAK_REPEATS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
+class ForwardFigures:
+    """Embedding whole clips, nothing masked and no gradients, by the models of a step; medians over `repeats`."""
+
+    plain_clips_per_second: float
+    fast_clips_per_second: float
+    ratio: float  # fast / plain
+    mfu: float  # of the fast form: share of the peak
+    plain_mfu: float
+    tflops_per_second: float  # of the fast form
+    largest_difference: float  # between numbers of the two forms' embeddings, which have unit length
+    repeats: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepFigures:
     """Steps in one precision: forward, backward and optimiser, medians over `repeats`."""
 
@@ -59,6 +74,7 @@ class StepFigures:
     fast_losses: tuple[float, ...]
     largest_loss_difference: float
     peak_memory_bytes: int | None  # of the fast form: allocated on the device, or its process on a CPU
+    forward: ForwardFigures | None  # where it was asked for
     compiled: bool
     device: str
     threads: int
@@ -86,13 +102,15 @@ def measure(
     seconds: float = 30.0,
     peak_size: int = 4096,
     compiled: bool = False,
+    forward: bool = False,
     device: str = "auto",
     progress: Progress = quiet,
 ) -> dict[str, StepFigures]:
     """Figures by precision, of the published CAV-MAE unless `config` says otherwise.
 
     Each form takes `repeats` steps, or as many (two at least) as begin within `seconds` of its own time. `compiled`
-    lets torch compile the blocks of the fast form. Peak: products of two `peak_size` squares.
+    lets torch compile the blocks of the fast form. `forward` measures embedding, too. Peak: products of two
+    `peak_size` squares. Raises UserError where a form ends without an answer, such as for lack of memory.
     """
     where = pick_device(device)
     figures: dict[str, StepFigures] = {}
@@ -106,22 +124,29 @@ def measure(
             mask_ratio=mask_ratio,
             compiled=compiled,
         )
-        figures[name] = _measure(work, repeats=repeats, seconds=seconds, peak_size=peak_size)
+        limits = _Limits(repeats=repeats, seconds=seconds)
+        figures[name] = _measure(work, limits, peak_size=peak_size, forward=forward)
     progress(len(dtypes), len(dtypes))
     return figures
 
 
-def _measure(work: Work, *, repeats: int, seconds: float, peak_size: int) -> StepFigures:
+@dataclass(frozen=True, kw_only=True)
+class _Limits:
+    repeats: int
+    seconds: float
+
+
+def _measure(work: Work, limits: _Limits, *, peak_size: int, forward: bool) -> StepFigures:
     with ExitStack() as stack:
-        plain, fast = (stack.enter_context(_Process(form, work)) for form in FORMS)
-        losses = [tuple(form.ask(_step).loss for _ in range(COMPARED)) for form in (plain, fast)]
+        forms = tuple(stack.enter_context(_Process(form, work)) for form in FORMS)
+        fast = forms[FORMS.index("fast")]
+        losses = [tuple(form.ask(_step).loss for _ in range(COMPARED)) for form in forms]
         peaks = [fast.ask(_peak, peak_size)]
-        taken: tuple[list[float], list[float]] = ([], [])
-        while len(taken[0]) < max(repeats, 2) and (len(taken[0]) < 2 or max(map(sum, taken)) < seconds):
-            for form, times in zip((plain, fast), taken, strict=True):
-                times.append(form.ask(_step).seconds)
+        taken = _alternate(forms, _step, limits)
+        memory = fast.ask(_memory)  # before the forward passes, which take less
+        embedded = [form.ask(_embedding) for form in forms] if forward else []
+        passed = _alternate(forms, _forward, limits) if forward else None
         peaks.append(fast.ask(_peak, peak_size))
-        memory = fast.ask(_memory)
     plain_seconds, fast_seconds = (statistics.median(times) for times in taken)
     ratio, size = work.mask_ratio, work.batch_size
     sample = pass_flops(work.config, audio_ratio=ratio, visual_ratio=ratio, reconstruct=True).training
@@ -143,13 +168,50 @@ def _measure(work: Work, *, repeats: int, seconds: float, peak_size: int) -> Ste
         fast_losses=losses[1],
         largest_loss_difference=max(abs(one - other) for one, other in zip(*losses, strict=True)),
         peak_memory_bytes=memory,
+        forward=None if passed is None else _forward_figures(work, passed, embedded, peak),
         compiled=work.compiled,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         threads=torch.get_num_threads(),
     )
 
 
-def make_step(form: Form, work: Work) -> Callable[[], Tensor]:
+def _alternate(forms: Sequence["_Process"], question: Callable[..., "_Taken"], limits: _Limits) -> list[list[float]]:
+    """Seconds that each form took, in turn."""
+    taken: list[list[float]] = [[] for _ in forms]
+    while len(taken[0]) < max(limits.repeats, 2) and (len(taken[0]) < 2 or max(map(sum, taken)) < limits.seconds):
+        for form, times in zip(forms, taken, strict=True):
+            times.append(form.ask(question).seconds)
+    return taken
+
+
+def _forward_figures(
+    work: Work, passed: Sequence[Sequence[float]], embedded: Sequence[np.ndarray], peak: float
+) -> ForwardFigures:
+    plain_seconds, fast_seconds = (statistics.median(times) for times in passed)
+    flops = work.batch_size * pass_flops(work.config).forward
+    return ForwardFigures(
+        plain_clips_per_second=work.batch_size / plain_seconds,
+        fast_clips_per_second=work.batch_size / fast_seconds,
+        ratio=plain_seconds / fast_seconds,
+        mfu=flops / fast_seconds / peak,
+        plain_mfu=flops / plain_seconds / peak,
+        tflops_per_second=flops / fast_seconds / 1e12,
+        largest_difference=float(np.abs(embedded[0] - embedded[1]).max()),
+        repeats=len(passed[0]),
+    )
+
+
+class Learner(Protocol):
+    """A form: each call takes a step and returns its loss."""
+
+    def __call__(self) -> Tensor:
+        """One step."""
+
+    def embed(self) -> tuple[Tensor, Tensor]:
+        """Embeddings (R, D) of the sounds and of the pictures, without gradients."""
+
+
+def make_step(form: Form, work: Work) -> Learner:
     """A step that each call takes, and returns its loss; weights, clips and masks are those of the other form."""
     device, config = torch.device(work.device), work.config
     generator = torch.Generator().manual_seed(0)
@@ -190,6 +252,10 @@ class _PlainStep:
         self.step += 1
         return loss.detach()
 
+    def embed(self) -> tuple[Tensor, Tensor]:
+        with torch.no_grad(), torch.autocast(self.audio.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.model.embed(self.audio, self.pictures)
+
     def _masks(self) -> PlainMasks:
         draws = Draws(seed=0, epoch=self.step)
         found = [
@@ -229,20 +295,27 @@ class _FastStep:
         loss: Tensor = result.loss.detach()
         return loss
 
+    def embed(self) -> tuple[Tensor, Tensor]:
+        assert self.batch.audio is not None
+        device = self.batch.audio.device.type
+        with torch.no_grad(), torch.autocast(device, self.dtype, enabled=self.dtype != torch.float32):
+            found = self.model(audio=self.batch.audio, frames=self.batch.frames)
+        return found.audio.embedding[:, 0], found.visual.embedding[:, 0]
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Side:
     """What a form's process works with."""
 
-    step: Callable[[], Tensor]
+    step: Learner
     dtype: torch.dtype
     device: torch.device
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Taken:
-    loss: float
     seconds: float
+    loss: float | None = None  # of a step
 
 
 class _Process:
@@ -267,25 +340,41 @@ class _Process:
         """The answer of `question`, a function of this module; UserError if the process ended."""
         try:
             self.connection.send((question, values))
-            return self.connection.recv()
+            answer = self.connection.recv()
         except (EOFError, OSError) as error:
             raise UserError(
                 f"the process of the {self.form} form ended without an answer; it may have run out of memory: "
                 "try a smaller --batch-size"
             ) from error
+        if isinstance(answer, _Failed):
+            raise UserError(f"the {self.form} form failed: {answer.reason}; try a smaller --batch-size, or uncompiled")
+        return answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Failed:
+    """Instead of an answer: the first line of what went wrong."""
+
+    reason: str
 
 
 def _answer(connection: Connection, form: Form, work: Work) -> None:
     device = torch.device(work.device)
     if form == "fast" and device.type == "cpu":
         keep_freed_memory()  # as training does
-    side = _Side(step=make_step(form, work), dtype=DTYPES[work.dtype], device=device)
+    side: _Side | None = None
     while True:
         try:
             question, values = connection.recv()
         except EOFError:
             return
-        connection.send(question(side, *values))
+        try:
+            side = side or _Side(step=make_step(form, work), dtype=DTYPES[work.dtype], device=device)
+            answer = question(side, *values)
+        except Exception as error:  # no memory on the device, no compiler: the one who asked can go on without
+            lines = str(error).strip().splitlines()
+            answer = _Failed(reason=f"{type(error).__name__}: {lines[0] if lines else ''}")
+        connection.send(answer)
 
 
 def _step(side: _Side) -> _Taken:
@@ -293,6 +382,18 @@ def _step(side: _Side) -> _Taken:
     loss = side.step()
     _wait(side.device)
     return _Taken(seconds=time.perf_counter() - started, loss=float(loss))
+
+
+def _forward(side: _Side) -> _Taken:
+    started = time.perf_counter()
+    side.step.embed()
+    _wait(side.device)
+    return _Taken(seconds=time.perf_counter() - started)
+
+
+def _embedding(side: _Side) -> np.ndarray:
+    """float32 (2, R, D); the first pass also pays for what is made once."""
+    return torch.stack(side.step.embed()).cpu().numpy()
 
 
 def _peak(side: _Side, size: int) -> float:

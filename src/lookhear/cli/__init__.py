@@ -12,16 +12,17 @@ from typing import Any
 import tyro
 
 from lookhear import __version__
+from lookhear.cli.bench import Bench
 from lookhear.cli.classify import Classify
 from lookhear.cli.data import Prepare, Scenes
 from lookhear.cli.embed import Embed
 from lookhear.cli.evaluate import Evaluate
-from lookhear.cli.machine import Bench, Demo, Doctor
+from lookhear.cli.machine import Demo, Doctor
 from lookhear.cli.media import Inpaint, Localize
 from lookhear.cli.models import Models
 from lookhear.cli.search import Forget, IndexFolders, Search, Status
 from lookhear.cli.study import Study
-from lookhear.cli.train import Finetune, Pretrain
+from lookhear.cli.train import Finetune, Pretrain, Report
 from lookhear.console import finish, out, prepare_streams, say
 from lookhear.errors import UserError
 
@@ -30,6 +31,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "prepare": Prepare,
     "pretrain": Pretrain,
     "finetune": Finetune,
+    "report": Report,
     "evaluate": Evaluate,
     "embed": Embed,
     "index": IndexFolders,

@@ -1,4 +1,4 @@
-"""Learning."""
+"""Learning, and what a person sees of it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ import tyro
 
 from lookhear.cli.arguments import Set
 from lookhear.config import to_dict
-from lookhear.console import print_record, show_progress
+from lookhear.console import print_record, say, show_progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,3 +74,29 @@ class Finetune:
             )
         print_record(to_dict(summary), as_json=self.json)
         return 143 if summary.interrupted else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write one HTML page about one or several runs: curves, speed, evaluations, samples, and how they differ."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders, also of runs that are going on; several are drawn on the same axes."""
+    out: Path = Path("report.html")
+    """The page; it needs nothing else and opens without a network."""
+    store: Path | None = None
+    """A store of which a few clips are shown as the models fill them in."""
+    clips: int = 4
+    """How many clips."""
+    json: bool = False
+    """Print as JSON."""
+
+    def run(self) -> None:
+        """Writes the page and prints where it lies and how far each run is."""
+        from lookhear.report.run_page import report_runs
+
+        with show_progress("runs") as progress:
+            summary = report_runs(self.runs, out=self.out, store=self.store, clips=self.clips, progress=progress)
+        for problem in summary.problems:
+            say(f"lookhear: {problem}")
+        print_record(to_dict(summary), as_json=self.json)

@@ -5,6 +5,7 @@ A recipe of your own calls one of these and replaces what differs:
     run = dataclasses.replace(tiny(), name="tiny_long", epochs=60)
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -66,6 +67,14 @@ def pretrain(
 ) -> TrainSummary:
     """Trains the recipe `name`, changed by `settings` (`a.b=value`), on a finished store; see `training.loop.train`.
 
-    On a run folder that exists it goes on where that stopped.
+    With data.validation_split, retrieval among the clips of that split is measured every `evaluate_every` (every epoch
+    unless the run says otherwise). On a run folder that exists it goes on where that stopped.
     """
-    return train(override(recipe(name), settings), Store(store), Path(folder), progress=progress)
+    run, opened = override(recipe(name), settings), Store(store)
+    if run.data.validation_split is None:
+        return train(run, opened, Path(folder), progress=progress)
+    from lookhear.recipes.judge import RETRIEVAL, judge_retrieval  # reads media, which plain training does not need
+
+    every = "epoch" if run.evaluate_every is None else run.evaluate_every
+    run = dataclasses.replace(run, evaluate_every=every)
+    return train(run, opened, Path(folder), evaluators={RETRIEVAL: judge_retrieval(run, opened)}, progress=progress)

@@ -33,6 +33,7 @@ from lookhear.progress import Progress, quiet
 from lookhear.training.feed import Clock, on_device
 from lookhear.training.gradients import compute_gradients
 from lookhear.training.journal import Journal
+from lookhear.training.loggers import Loggers
 from lookhear.training.optim import OptimConfig, clip_gradients, learning_rate, set_learning_rate
 from lookhear.training.resume import (
     Snapshot,
@@ -120,8 +121,11 @@ def train(
             labels=dataset.classes if run.num_classes else (),
         )
         judge = partial(_evaluate, evaluators or {}, state.model, preprocess.config)
-        with closing(_feed(run, dataset, plan, device)) as batches, CheckpointWriter() as writer:
-            journal = Journal(folder, writes=distributed.rank() == 0)
+        with (
+            closing(_feed(run, dataset, plan, device)) as batches,
+            closing(_open_journal(run, folder, state.step)) as journal,
+            CheckpointWriter() as writer,
+        ):
             last = _learn(
                 run,
                 state,
@@ -183,7 +187,7 @@ def _learn(
         if looking or stopping:
             last = journal.flush()
             speed = clock.lap(state.step)
-            journal.add_speed(speed)
+            journal.add_speed(speed | {"total_steps": plan.total})
             progress(state.step, plan.total, _note(last, speed, clock.advice(speed)))
         keep(now=saving or stopping)
         if stopping:
@@ -239,6 +243,13 @@ class _Plan:
         """Whether something done every `every` steps (or epoch), and at the end, is done after `step` steps."""
         every = self.steps_per_epoch if every == "epoch" else every
         return step == end or (every is not None and step % every == 0)
+
+
+def _open_journal(run: Run, folder: Path, step: int) -> Journal:
+    """The journal of rank 0, with the loggers of the run; of other ranks one that writes nothing."""
+    if distributed.rank() != 0:
+        return Journal(folder, writes=False)
+    return Journal(folder, loggers=Loggers(run.loggers, folder, config=run.to_dict(), step=step))
 
 
 def _open_dataset(run: Run, store: Store, preprocess: PreprocessConfig, device: torch.device) -> WindowDataset:

@@ -16,6 +16,7 @@ from lookhear.distributed import Parallel
 from lookhear.errors import ConfigError
 from lookhear.models.checkpoint import MODELS
 from lookhear.objectives import OBJECTIVES
+from lookhear.training.loggers import LoggerName
 from lookhear.training.optim import OptimConfig
 
 MODEL_CONFIGS = {name: config for name, (config, _) in MODELS.items()}
@@ -33,6 +34,7 @@ OPERATIONAL = frozenset(
         "checkpoint_every",
         "keep_checkpoints",
         "journal_every",
+        "loggers",
     }
 )
 
@@ -52,7 +54,7 @@ class DataConfig:
     split: str | tuple[str, ...] | None = None
     """only clips of this split of the store, or of these; null: all"""
     validation_split: str | None = None
-    """split of the store that fine-tuning is judged on as it goes, to choose a checkpoint; never the test set"""
+    """split of the store that a run is judged on as it goes, by labels or by retrieval; never the test set"""
     classes: tuple[str, ...] = ()
     """labels in the order of a classifier's outputs; empty: all of the chosen clips, sorted"""
     sampling: Sampling = "shuffle"
@@ -140,6 +142,8 @@ class Run:
     """first and last epoch, from 1, whose weights are averaged into checkpoints/average; null: none"""
     journal_every: int = 10
     """steps between writes of the journal, and looks at whether the loss is still a number"""
+    loggers: tuple[LoggerName, ...] = ()
+    """what gets the journal's numbers as well: tensorboard, wandb; one that is missing or fails stops nothing"""
 
     def __post_init__(self) -> None:
         counts = {"epochs": self.epochs, "checkpoint_every": self.checkpoint_every, "journal_every": self.journal_every}
