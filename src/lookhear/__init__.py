@@ -26,6 +26,7 @@ from lookhear.errors import UserError
 if TYPE_CHECKING:
     from lookhear.data.prepare import prepare
     from lookhear.data.store import Store
+    from lookhear.data.vectors import read_embeddings
     from lookhear.embedder import Embedder, load
     from lookhear.hub import push
     from lookhear.media.clip import Clip
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from lookhear.tasks.localization.prompted import evaluate_prompted_segmentation
     from lookhear.tasks.matching.retrieval import evaluate_retrieval
     from lookhear.tasks.matching.sync import evaluate_sync
-    from lookhear.tasks.vectors import read_embeddings
 
 __version__ = "0.1.0"
 
@@ -115,7 +115,7 @@ _HOMES = {
     "probe": "lookhear.media.probe",
     "push": "lookhear.hub",
     "read_clip": "lookhear.media.decode",
-    "read_embeddings": "lookhear.tasks.vectors",
+    "read_embeddings": "lookhear.data.vectors",
 }
 
 
