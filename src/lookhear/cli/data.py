@@ -50,7 +50,8 @@ class Prepare:
 
     source: tyro.conf.Positional[Path]
     """A folder (links are not followed out of it), one media file, or a list: CSV with a column path, lines, the JSON
-    of CAV-MAE and CAV-MAE Sync, VGGSound, AudioSet or ESC-50 as published."""
+    of CAV-MAE and CAV-MAE Sync, VGGSound, AudioSet, ESC-50, UCF101, Kinetics or ActivityNet as published; with --format
+    ucf101, hmdb51 or dcase also a folder of lists."""
     store: Path = Path("store")
     """Where the store is made. A run that was stopped goes on where it was."""
     workers: int = 2
@@ -59,12 +60,29 @@ class Prepare:
     """A CSV file with the columns path, label, split (the last two may be missing), paths relative to the source; or
     the table of ESC-50."""
     classes: Path | None = None
-    """A label CSV as published (index,mid,display_name): labels become its names; one that it lacks is an error."""
+    """A label CSV as published (index,mid,display_name), or text with a name a line: labels become its names; one that
+    it lacks is an error."""
     root: str = ""
     """Where the files of a list are: FOLDER for relative names and those below <YOUR_PATH>, OLD=FOLDER to put FOLDER
     in the place of OLD, a folder of another machine."""
-    format: Literal["table", "lines", "cavmae", "vggsound", "audioset", "esc50"] | None = None
-    """What kind of list it is, where what it holds does not tell."""
+    format: (
+        Literal[
+            "table",
+            "lines",
+            "cavmae",
+            "vggsound",
+            "audioset",
+            "esc50",
+            "esc10",
+            "ucf101",
+            "hmdb51",
+            "kinetics",
+            "activitynet",
+            "dcase",
+        ]
+        | None
+    ) = None
+    """What kind of list it is, where what it holds does not tell; that a folder is a list is told by nothing else."""
     shard: str = "0/1"
     """i/n: do only the i-th of n parts (0 <= i < n), on a machine of its own; the last one to finish joins them."""
     executor: Literal["processes", "ray"] = "processes"

@@ -96,7 +96,7 @@ def fit_to_labels(run: Run, store: Store, listed: Classes | None = None) -> Run:
 def _labels_of(store: Store, splits: Sequence[str]) -> list[tuple[str, ...]]:
     """The labels of every file that is learned from."""
     rows = [row for row in store.manifest if row.status != "refused"]
-    return [row.labels for row in rows if not splits or row.split in splits]
+    return [row.labels for row in rows if not splits or not set(splits).isdisjoint(row.splits)]
 
 
 def _in_order(found: Sequence[Sequence[str]], listed: Classes | None) -> tuple[str, ...]:
