@@ -148,6 +148,12 @@ class CAVMAEConfig:
             learned_positions=self.learned_positions,
         )
 
+    def position_tables(self) -> dict[str, Grid]:
+        """The grid of each table of positions that a model of these sizes may have, by the name of its tensor."""
+        grids = {"audio": self.audio_grid, "visual": self.picture_grid}
+        tables = {f"{side}_tower.positions": grid for side, grid in grids.items()}
+        return tables | {f"decoder.{side}_positions": grid for side, grid in grids.items()}
+
     def unseen_settings(self) -> dict[str, int | bool]:
         """What changes the embeddings but shows in no tensor: part of a checkpoint's fingerprint."""
         return {"heads": self.heads}
