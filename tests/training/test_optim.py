@@ -137,3 +137,26 @@ def test_the_published_fine_tuning_schedule() -> None:
     """AS-20K: epochs 1 to 5 at full rate, then half of the one before in every epoch."""
     found = rates(OptimConfig(learning_rate=1.0, schedule="step", step_from=5, step_every=1), 8)
     assert found == [1.0] * 5 + [0.5, 0.25, 0.125]
+
+
+def test_sgd_is_that_of_torch() -> None:
+    """Momentum, Nesterov and decay reach the optimiser; a published run with plain SGD would otherwise be another."""
+
+    def train(optimizer: torch.optim.Optimizer, module: nn.Module) -> torch.Tensor:
+        for step in range(4):
+            optimizer.zero_grad()
+            module(torch.full((1, 3), step + 1.0)).square().sum().backward()
+            optimizer.step()
+        return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(3, 2), nn.Linear(3, 2)
+    theirs.load_state_dict(ours.state_dict())
+    config = OptimConfig(
+        name="sgd", learning_rate=0.01, momentum=0.8, nesterov=True, weight_decay=0.1, decay_vectors=True
+    )
+    expected = torch.optim.SGD(theirs.parameters(), lr=0.01, momentum=0.8, nesterov=True, weight_decay=0.1)
+    torch.testing.assert_close(train(build_optimizer(config, [ours]), ours), train(expected, theirs))
+    for settings in ({"momentum": 1.0}, {"momentum": 0.0, "nesterov": True}):
+        with pytest.raises(ConfigError, match="momentum"):
+            OptimConfig(name="sgd", **settings)

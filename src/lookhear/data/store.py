@@ -102,6 +102,12 @@ def clip_id(path: str, start_seconds: float) -> str:
     return f"{path}@{round(start_seconds * 1000)}"
 
 
+def file_of_clip(name: str) -> tuple[str, int]:
+    """The path of a clip's file, and the clip's start in milliseconds: what `clip_id` made a name of."""
+    path, _, start = name.rpartition("@")
+    return path, int(start)
+
+
 class Store:
     """A finished store, opened for reading. Threads may share it; a pickled copy opens the files again.
 

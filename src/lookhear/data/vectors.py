@@ -87,6 +87,16 @@ class EmbeddedWindows:
     def __len__(self) -> int:
         return len(self.start_seconds)
 
+    def rows(self, first: int, count: int) -> "EmbeddedWindows":
+        """`count` of them, from `first` on."""
+        some = slice(first, first + count)
+        return EmbeddedWindows(
+            start_seconds=self.start_seconds[some],
+            end_seconds=self.end_seconds[some],
+            audio=None if self.audio is None else self.audio[some],
+            visual=None if self.visual is None else self.visual[some],
+        )
+
 
 class StoredEmbeddings:
     """A folder of vectors, opened for reading; also one that is still being written, as far as it is.
@@ -122,14 +132,7 @@ class StoredEmbeddings:
 
     def windows(self, file: EmbeddedFile) -> EmbeddedWindows:
         """The windows of one of `files`; none of a refused one."""
-        whole = self.shard(file.shard)
-        rows = slice(file.first_row, file.first_row + file.num_rows)
-        return EmbeddedWindows(
-            start_seconds=whole.start_seconds[rows],
-            end_seconds=whole.end_seconds[rows],
-            audio=None if whole.audio is None else whole.audio[rows],
-            visual=None if whole.visual is None else whole.visual[rows],
-        )
+        return self.shard(file.shard).rows(file.first_row, file.num_rows)
 
 
 def read_embeddings(path: str | Path) -> StoredEmbeddings:

@@ -15,14 +15,18 @@ from lookhear.errors import ConfigError
 class OptimConfig:
     """Optimiser and learning-rate schedule."""
 
-    name: Literal["adam", "adamw"] = "adamw"
-    """adam: weight decay is part of the gradient, as in the published runs; adamw: decay apart from it"""
+    name: Literal["adam", "adamw", "sgd"] = "adamw"
+    """adam, sgd: weight decay is part of the gradient, as in the published runs; adamw: decay apart from it"""
     learning_rate: float = 1e-4
     """the peak; scaled by the schedule"""
     betas: tuple[float, float] = (0.9, 0.95)
     """decay of the running means of the gradient and of its square"""
     eps: float = 1e-8
     """added to the denominator"""
+    momentum: float = 0.9
+    """of sgd"""
+    nesterov: bool = False
+    """whether sgd looks ahead"""
     weight_decay: float = 0.05
     """pull of the weights to zero"""
     decay_vectors: bool = False
@@ -54,6 +58,8 @@ class OptimConfig:
             problems.append(f"warmup_share is {self.warmup_share}; it must be at least 0 and below 1")
         if not all(0 <= beta < 1 for beta in self.betas):
             problems.append(f"betas are {self.betas}; each must be at least 0 and below 1")
+        if not 0 <= self.momentum < 1 or (self.nesterov and not self.momentum):
+            problems.append(f"momentum is {self.momentum}; it must be at least 0 and below 1, above 0 with nesterov")
         if self.step_from < 1 or self.step_every < 1:
             problems.append("step_from and step_every must be at least 1")
         if self.head_ratio < 0 or not math.isfinite(self.head_ratio):
@@ -84,8 +90,8 @@ def learning_rate(config: OptimConfig, *, step: int, total_steps: int, steps_per
 
 
 def build_optimizer(config: OptimConfig, modules: Iterable[nn.Module]) -> torch.optim.Optimizer:
-    """Adam over every parameter of `modules` that asks for a gradient, in up to four groups: decayed or not, of a
-    classifier's head or not. Raises ConfigError for a head_ratio where there is no head.
+    """Adam or SGD over every parameter of `modules` that asks for a gradient, in up to four groups: decayed or not,
+    of a classifier's head or not. Raises ConfigError for a head_ratio where there is no head.
 
     One fused call a step where the device has it. A parameter that never gets a gradient is never touched, not even
     by weight decay.
@@ -108,6 +114,8 @@ def build_optimizer(config: OptimConfig, modules: Iterable[nn.Module]) -> torch.
             for group, decay in ((decayed, config.weight_decay), (kept, 0.0))
             if group
         ]
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.nesterov)
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
     return kind(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=fused)
