@@ -24,6 +24,7 @@ from lookhear.models.cavmae import CAVMAE, CAVMAEConfig
 from lookhear.models.cavmae_sync import CAVMAESync, CAVMAESyncConfig
 from lookhear.models.classifier import CAVMAEClassifier, CAVMAEClassifierConfig
 from lookhear.models.multi_stream import MultiStream, MultiStreamConfig
+from lookhear.models.skimmer import Skimmer, SkimmerConfig
 from lookhear.models.stream_classifier import StreamClassifier, StreamClassifierConfig
 from lookhear.models.tokens import resize_positions
 
@@ -33,6 +34,7 @@ MODELS: dict[str, tuple[type, type[nn.Module]]] = {
     "cavmae_classifier": (CAVMAEClassifierConfig, CAVMAEClassifier),
     "multi_stream": (MultiStreamConfig, MultiStream),
     "stream_classifier": (StreamClassifierConfig, StreamClassifier),
+    "skimmer": (SkimmerConfig, Skimmer),
 }
 
 FORMAT = 1  # of the metadata; raise it when an older lookhear could not read what is written

@@ -18,6 +18,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from lookhear.errors import ConfigError
 from lookhear.models.fusion import Fusion, small_normal
+from lookhear.models.tokens import Grid
 from lookhear.models.transformer import Stream
 
 Policy = Literal["recurrent", "single_query", "uniform"]
@@ -90,6 +91,10 @@ class SkimmerConfig:
     def streams(self) -> tuple[Stream, ...]:
         """The modalities that are read."""
         return tuple(stream for stream in STREAMS if self.width(stream))
+
+    def position_tables(self) -> dict[str, Grid]:
+        """None: moments have no positions."""
+        return {}
 
     def unseen_settings(self) -> dict[str, int | bool | str]:
         """What changes the outputs but shows in no tensor: part of a checkpoint's fingerprint."""
@@ -196,22 +201,27 @@ class Skimmer(nn.Module):
         moments: Moments,
         *,
         looks: int | None = None,
+        policy: Policy | None = None,
         selection: Selection | None = None,
         noise: Tensor | None = None,
         read: Reader | None = None,
     ) -> Skim:
-        """Looks `looks` times (None: as configured) at each video.
+        """Looks `looks` times at each video, by `policy` (both None: as configured; uniform goes with any).
 
         `noise` in [0, 1), (B, T): a random start, and evenly spaced moments moved within their parts of the video.
         `selection` None: soft in training, the configured one after it. With `read`, hard selection asks for features
         of moments that `moments` need not hold: only every `audio_every`-th and `visual_every`-th is looked at there.
-        Raises ConfigError for a video without a moment, a width that is not the configured one, and a random start
-        without noise.
+        Raises ConfigError for a video without a moment, a width that is not the configured one, a random start without
+        noise, and a policy that was not learned.
         """
-        config, looks = self.config, looks or self.config.looks
-        moments = self._checked(moments, noise)
+        config, looks, policy = self.config, looks or self.config.looks, policy or self.config.policy
+        if policy != "uniform" and config.policy == "uniform":
+            raise ConfigError(f"this skimmer has learned no queries, so policy '{policy}' is not for it; take uniform")
+        if noise is None and config.start == "random" and policy != "uniform":
+            raise ConfigError("start 'random' needs random numbers: give noise, or set start to mean")
+        moments = self._checked(moments)
         read = read or _gather(moments.features)
-        if config.policy == "uniform":
+        if policy == "uniform":
             return self._evenly(moments.real, read, looks, noise)
         index = {s: _every(moments.features[s], moments.has[s], config.every(s)) for s in config.streams}
         eyes = _Eyes(
@@ -223,7 +233,7 @@ class Skimmer(nn.Module):
             selection=selection or ("soft" if self.training else config.selection),
         )
         start = eyes.mean() if config.start == "mean" else eyes.at_random(moments.real, noise)
-        return self._recurrent(eyes, start, looks) if config.policy == "recurrent" else self._once(eyes, start, looks)
+        return self._recurrent(eyes, start, looks) if policy == "recurrent" else self._once(eyes, start, looks)
 
     def _recurrent(self, eyes: "_Eyes", start: Tensor, looks: int) -> Skim:
         fused, states, glances = [start], [], []
@@ -289,7 +299,7 @@ class Skimmer(nn.Module):
         """The parameters of the classifier of videos: training may give them a learning rate of their own."""
         return list(self.head.parameters())
 
-    def _checked(self, moments: Moments, noise: Tensor | None) -> Moments:
+    def _checked(self, moments: Moments) -> Moments:
         """What is read of `moments`, with zeros where a moment has nothing (a sum would turn one NaN into all)."""
         for stream in self.config.streams:
             found = moments.features.get(stream)
@@ -299,13 +309,11 @@ class Skimmer(nn.Module):
                     f"this skimmer reads {stream} features of {self.config.width(stream)} numbers and was given {has}; "
                     "give it those of the model that it was trained with"
                 )
-        has = {stream: moments.has[stream] for stream in self.config.streams}
-        clean = {stream: moments.features[stream].masked_fill(~has[stream][..., None], 0.0) for stream in has}
-        moments = Moments(features=clean, has=has)
+        there = {stream: moments.has[stream] for stream in self.config.streams}
+        clean = {stream: moments.features[stream].masked_fill(~there[stream][..., None], 0.0) for stream in there}
+        moments = Moments(features=clean, has=there)
         if not bool(moments.real.any(dim=1).all()):
             raise ConfigError("a video has no moment with a feature, so there is nothing to look at; leave it out")
-        if noise is None and self.config.start == "random" and self.config.policy != "uniform":
-            raise ConfigError("start 'random' needs random numbers: give noise, or set start to mean")
         return moments
 
 
