@@ -155,7 +155,7 @@ def test_what_does_not_fit_is_said() -> None:
         EncoderConfig(patch=(8, 8))
     with pytest.raises(ConfigError, match="strides does nothing for an encoder of kind 'vit'"):
         EncoderConfig(kind="vit", strides=(1, 1, 1, 1))
-    with pytest.raises(ConfigError, match="2 stages .* and 4 strides"):
+    with pytest.raises(ConfigError, match=r"2 stages .* and 4 strides"):
         EncoderConfig(blocks=(1, 1))
     with pytest.raises(ConfigError, match="must halve 3 times"):
         EncoderConfig(width=36)

@@ -29,13 +29,21 @@ class Draws:
         Row b depends only on (seed, epoch, index[b], purpose). Counter-based: each number is the SplitMix64 mix
         (Steele, Lea, Flood 2014) of its own position, so that nothing is drawn in a loop.
         """
+        # 24 bits fill a float32
+        return _shift_right(self._bits(index, count, purpose), 40).to(torch.float32) / 2**24
+
+    def _bits(self, index: Tensor, count: int, purpose: str) -> Tensor:
+        """Int64 (B, count) of 64 random bits each."""
         key = _mix(_constant(index, zlib.crc32(purpose.encode())))
         for part in (self.seed, self.epoch):
             key = _mix(key ^ _constant(index, part))
         rows = _mix(key ^ index.to(torch.int64))
         counter = torch.arange(1, count + 1, dtype=torch.int64, device=index.device)
-        bits = _mix(rows[:, None] + counter * _signed(0x9E3779B97F4A7C15))
-        return _shift_right(bits, 40).to(torch.float32) / 2**24  # 24 bits fill a float32
+        return _mix(rows[:, None] + counter * _signed(0x9E3779B97F4A7C15))
+
+    def integers(self, index: Tensor, count: int, high: int, *, purpose: str) -> Tensor:
+        """Int64 (B, count) in [0, high), drawn as `uniform` is; exact up to any number of clips."""
+        return _shift_right(self._bits(index, count, purpose), 1) % high
 
     def of_step(self, count: int, *, purpose: str) -> list[float]:
         """`count` numbers in [0, 1) for the whole step: they depend only on (seed, step, purpose)."""

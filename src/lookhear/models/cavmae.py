@@ -113,6 +113,11 @@ class CAVMAEConfig:
             raise ConfigError("; ".join(problems))
 
     @property
+    def embedding_width(self) -> int:
+        """E: tokens and embeddings are of one width."""
+        return self.width
+
+    @property
     def audio_grid(self) -> Grid:
         """Tokens of a spectrogram: mel x time."""
         return Grid(self.num_mel_bins // self.audio_patch[0], self.audio_frames // self.audio_patch[1])

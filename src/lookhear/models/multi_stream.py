@@ -1,14 +1,15 @@
 """One encoder a modality, each with a projection into the shared space: the model of the surveyed methods.
 
-Instance discrimination, memory banks, momentum contrast and curricula train the two streams apart or against one another;
-nothing in here is shared between them, so one may stand still while the other learns.
+Instance discrimination, memory banks, momentum contrast and curricula train the two streams apart or against one
+another; nothing in here is shared between them, so one may stand still while the other learns.
 
 B clips, N windows a clip, R = B x N rows, T spectrogram frames, F mel bins, C picture channels (3 a picture), H x W
 pixels, D width of an encoder, E width of the embedding, L tokens of a window, K of them kept by a mask.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -26,9 +27,9 @@ RGB = 3
 class MultiStreamConfig:
     """An encoder for sound, one for pictures, or both; the default is ResNet-18 for each."""
 
-    audio: EncoderConfig | None = EncoderConfig()
+    audio: EncoderConfig | None = field(default_factory=EncoderConfig)
     """of spectrograms (mel x time); null: the model does not hear"""
-    visual: EncoderConfig | None = EncoderConfig()
+    visual: EncoderConfig | None = field(default_factory=EncoderConfig)
     """of pictures or clips; null: the model does not see"""
     projection: tuple[int, ...] = (512, 512)
     """hidden widths between an encoder and the embedding, with ReLU between; empty: one linear map"""
@@ -94,7 +95,7 @@ class MultiStreamConfig:
 def mlp(widths: Sequence[int]) -> nn.Sequential:
     """Linear maps from each of `widths` to the next with ReLU between; none after the last."""
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 

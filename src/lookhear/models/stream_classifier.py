@@ -1,4 +1,4 @@
-"""Encoders of a `MultiStream` with a classification head: a clip network, or image and sound joined as in Listen to Look.
+"""The encoders of a `MultiStream` with a head that names classes: of clips, or of image and sound joined.
 
 B clips, N windows, R = B x N rows, D width of an encoder, F width after fusing, K classes.
 """

@@ -117,7 +117,7 @@ class CAVMAEObjective(Objective):
                 report["temperature"] = self.log_temperature.exp()
         return Step.of(terms, report)
 
-    def after_step(self) -> None:
+    def after_step(self, model: nn.Module) -> None:
         """Keeps a learned temperature within bounds."""
         if self.log_temperature is not None:
             low, high = TEMPERATURE_RANGE

@@ -93,7 +93,10 @@ def train(
     with distributed.process_group(device), _sigterm() as terminated:
         preprocess = Preprocess(open_run_folder(run, store, folder))
         dataset = _open_dataset(run, store, preprocess.config)
-        state = start_or_resume(run, folder, device, num_instances=len(store), classes=dataset.classes)
+        instances = torch.tensor(sorted(clip.index for clip in dataset.clips))
+        state = start_or_resume(
+            run, folder, device, instances=instances, classes=dataset.classes, store_digest=store.digest
+        )
         plan = _Plan.of(run, dataset, start=state.step, stop_after=stop_after)
         keep = partial(
             save_state,
@@ -155,6 +158,8 @@ def _learn(
     last = None
     for batch in clock.waits(batches):
         epoch = plan.epoch(state.step)
+        if state.step % plan.steps_per_epoch == 0:
+            _begin_epoch(state, epoch)
         rate = plan.learning_rate(run.optim, state.step)
         set_learning_rate(state.optimizer, rate)
         draws = Draws(seed=run.seed, epoch=epoch, step=state.step)
@@ -166,7 +171,8 @@ def _learn(
         result.loss.backward()
         norm = None if run.optim.clip_norm is None else clip_gradients(state.parts, run.optim.clip_norm)
         state.optimizer.step()
-        state.objective.after_step()
+        state.objective.after_step(state.model)
+        distributed.share_buffers(state.model)
         state.step += 1
         if state.average is not None and plan.epoch(state.step) > epoch:
             state.average.add(state.model, epoch=epoch + 1)
@@ -190,6 +196,13 @@ def _learn(
         if stopping:
             break
     return last
+
+
+def _begin_epoch(state: State, epoch: int) -> None:
+    with torch.no_grad():
+        state.objective.begin_epoch(epoch)
+    if state.objective.restarts_optimizer(epoch):
+        state.optimizer.state.clear()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from lookhear import distributed
 from lookhear.config import difference, from_dict, to_dict
@@ -30,6 +30,7 @@ from lookhear.data.store import Store
 from lookhear.errors import CheckpointError, UserError
 from lookhear.models.checkpoint import AVERAGE_NAME, BEST_NAME, MODELS, load_checkpoint, save_checkpoint
 from lookhear.models.initial import initialise_from
+from lookhear.models.weights import locate
 from lookhear.objectives.step import Objective
 from lookhear.training.average import WeightAverage
 from lookhear.training.journal import JOURNAL, SPEED, cut_back
@@ -120,11 +121,13 @@ def read_run(folder: Path) -> Run:
 
 
 def start_or_resume(
-    run: Run, folder: Path, device: torch.device, *, num_instances: int, classes: Sequence[str]
+    run: Run, folder: Path, device: torch.device, *, instances: Tensor, classes: Sequence[str], store_digest: str
 ) -> State:
     """The state after the newest checkpoint in `folder`, or a new one; the journal is cut back to it.
 
-    A new one starts from `run.initial`, if that names weights; a resumed one does not look at them again.
+    `instances` are the clips that are learned from, int64 (n,) ranks in the store, ascending. A new state starts from
+    `run.initial`, if that names weights, and takes over what the objective of that run knows of the same store (its
+    memory banks); a resumed one does not look at them again.
     """
     newest = newest_checkpoint(folder)
     if newest is None:
@@ -139,7 +142,12 @@ def start_or_resume(
         model = load_checkpoint(newest / _MODEL).model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed + 1)
-        objective = run.objective.build(model, num_instances=num_instances, num_classes=len(classes))
+        objective = run.objective.build(model, num_instances=len(instances), num_classes=len(classes))
+    objective.learns_from(instances)
+    if newest is None and run.initial is not None:
+        earlier = _earlier_objective(run.initial, store_digest)
+        if earlier is not None:
+            objective.take_over(earlier)
     model.to(device).train()
     objective.to(device).train()
     freeze_encoder(run.optim, model)
@@ -161,13 +169,18 @@ def start_or_resume(
     return state
 
 
+def _earlier_objective(initial: str, store_digest: str) -> dict[str, Tensor] | None:
+    """The state of the objective of the run that `initial` is a checkpoint of; None where it is none of this store."""
+    model = locate(initial).path
+    state = model.parent / _STATE
+    if not state.is_file() or load_checkpoint(model).extra.get("store") != store_digest:
+        return None
+    found: dict[str, Tensor] = _read_state(state, torch.device("cpu"))["objective"]
+    return found
+
+
 def _load_state(state: State, path: Path, device: torch.device) -> None:
-    try:
-        saved = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds for a damaged file
-        raise CheckpointError(
-            f"{path} cannot be read ({error}); remove the folder {path.parent.parent} to resume from the one before"
-        ) from error
+    saved = _read_state(path, device)
     state.optimizer.load_state_dict(saved["optimizer"])
     state.objective.load_state_dict(saved["objective"])
     state.step = saved["step"]
@@ -175,6 +188,16 @@ def _load_state(state: State, path: Path, device: torch.device) -> None:
         state.average.load_state_dict(saved["average"])
     if saved["best"] is not None:
         state.best = Best(**saved["best"])
+
+
+def _read_state(path: Path, device: torch.device) -> dict[str, Any]:
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises a dozen kinds for a damaged file
+        raise CheckpointError(
+            f"{path} cannot be read ({error}); remove the folder {path.parent.parent} to resume from the one before"
+        ) from error
+    return saved
 
 
 def save_state(
