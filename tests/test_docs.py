@@ -53,6 +53,7 @@ def _check_settings(words: list[str], settings: tuple[str, ...]) -> None:
     from lookhear.demo import DemoSettings
     from lookhear.media.scenes import SceneSettings
     from lookhear.recipes.finetune import FINETUNE_RECIPES
+    from lookhear.recipes.skimming import SKIM_RECIPES
     from lookhear.study.cavmae import StudySettings
     from lookhear.tasks.inpainting import InpaintConfig
 
@@ -63,7 +64,7 @@ def _check_settings(words: list[str], settings: tuple[str, ...]) -> None:
         "study": StudySettings,
         "inpaint": InpaintConfig,
     }
-    recipes = {"pretrain": RECIPES, "finetune": FINETUNE_RECIPES}
+    recipes = {"pretrain": RECIPES, "finetune": FINETUNE_RECIPES | SKIM_RECIPES}
     config = recipes[words[0]][words[1]]() if words[0] in recipes else configs[words[0]]()
     override(config, settings)
 

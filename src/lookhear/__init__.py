@@ -8,6 +8,7 @@ The public names, all of which can be used as `lookhear.NAME`:
 - `Index(path).search(sound=..., picture=..., clip=...)` -> list of `Hit`: find moments.
 - `prepare(folder, store)`, `pretrain(recipe, store=..., folder=...)`: learn from your own videos.
 - `classify(path, model=...)` -> list of `LabelledMoment`; `evaluate_classification`, `evaluate_probe`.
+- `skim(path, model=..., skimmer=...)` -> `SkimmedFile`: a long file named from few of its moments; `evaluate_skimming`.
 - `evaluate_retrieval`, `evaluate_sync`, `evaluate_localization`, `localize`: what was learned, measured and shown.
 - `localize_sound`, `inpaint`: what a region sounds like; what is missing, filled in.
 - `embed(source, out, model=...)`, `read_embeddings(out)`: vectors of many files on disk, and back.
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from lookhear.tasks.labels.classification import evaluate_classification
     from lookhear.tasks.labels.moments import LabelledMoment, classify
     from lookhear.tasks.labels.probes import evaluate_probe
+    from lookhear.tasks.labels.skim_file import SkimmedFile, skim
+    from lookhear.tasks.labels.skimming import evaluate_skimming
     from lookhear.tasks.localization.evaluation import evaluate_localization
     from lookhear.tasks.localization.overlays import localize, localize_sound
     from lookhear.tasks.localization.prompted import evaluate_prompted_segmentation
@@ -60,6 +63,7 @@ __all__ = [
     "Index",
     "LabelledMoment",
     "PublishedChoices",
+    "SkimmedFile",
     "Store",
     "UserError",
     "classify",
@@ -69,6 +73,7 @@ __all__ = [
     "evaluate_probe",
     "evaluate_prompted_segmentation",
     "evaluate_retrieval",
+    "evaluate_skimming",
     "evaluate_sync",
     "fetch",
     "finetune",
@@ -84,6 +89,7 @@ __all__ = [
     "push",
     "read_clip",
     "read_embeddings",
+    "skim",
 ]
 
 _HOMES = {
@@ -93,6 +99,7 @@ _HOMES = {
     "Index": "lookhear.search.index",
     "LabelledMoment": "lookhear.tasks.labels.moments",
     "PublishedChoices": "lookhear.models.published",
+    "SkimmedFile": "lookhear.tasks.labels.skim_file",
     "Store": "lookhear.data.store",
     "classify": "lookhear.tasks.labels.moments",
     "embed": "lookhear.tasks.embed",
@@ -101,6 +108,7 @@ _HOMES = {
     "evaluate_prompted_segmentation": "lookhear.tasks.localization.prompted",
     "evaluate_probe": "lookhear.tasks.labels.probes",
     "evaluate_retrieval": "lookhear.tasks.matching.retrieval",
+    "evaluate_skimming": "lookhear.tasks.labels.skimming",
     "evaluate_sync": "lookhear.tasks.matching.sync",
     "fetch": "lookhear.models.fetch",
     "finetune": "lookhear.recipes.finetune",
@@ -116,6 +124,7 @@ _HOMES = {
     "push": "lookhear.hub",
     "read_clip": "lookhear.media.decode",
     "read_embeddings": "lookhear.data.vectors",
+    "skim": "lookhear.tasks.labels.skim_file",
 }
 
 

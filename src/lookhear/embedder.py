@@ -336,6 +336,11 @@ def load(
     """
     located = find_weights(name_or_path)
     loaded = read_model(located.path, choices=choices or located.choices)
+    if loaded.name == "skimmer":
+        raise CheckpointError(
+            f"{located.path} is a skimmer, which reads features and no media; name the model that made them, and this "
+            "one as the skimmer"
+        )
     if audio_frames is not None:
         loaded = with_audio_frames(loaded, audio_frames)
     try:

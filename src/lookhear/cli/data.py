@@ -1,6 +1,7 @@
 """What a model learns from: made scenes, prepared stores."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -24,23 +25,21 @@ class Scenes:
     """Another seed makes other scenes; the same seed makes the same bytes of picture and sound."""
     workers: int = 2
     """How many processes."""
+    shots: int = 1
+    """More than 1: films of so many scenes, in one of which something happens, with labels.csv (path, label, split)."""
     settings: Set = ()
     """Change a setting of the scenes, such as width=320."""
 
     def run(self) -> None:
         """Makes the scenes and prints one line each."""
+        from lookhear.media.films import FilmSettings, make_films
         from lookhear.media.scenes import SceneSettings, make_scenes
 
         settings = override(SceneSettings(), self.settings)
+        films = FilmSettings(shots=self.shots, scene=settings)
         with show_progress("scenes") as progress:
-            truth = make_scenes(
-                self.folder,
-                count=self.count,
-                seed=self.seed,
-                workers=self.workers,
-                settings=settings,
-                progress=progress,
-            )
+            make = partial(make_films, settings=films) if self.shots > 1 else partial(make_scenes, settings=settings)
+            truth = make(self.folder, count=self.count, seed=self.seed, workers=self.workers, progress=progress)
         print_rows([(scene.path, scene.kind, f"{scene.seconds:.2f}", len(scene.event_seconds)) for scene in truth])
 
 

@@ -42,13 +42,14 @@ class Finetune:
     """Learn the labels of a store, from a pre-trained model or from scratch; go on where a run folder stopped."""
 
     recipe: tyro.conf.Positional[str]
-    """The name of a recipe: as20k, as2m, vggsound, finetune_tiny, esc10."""
+    """The name of a recipe: as20k, as2m, vggsound, finetune_tiny, esc10; for skimming: skim, skim_tiny."""
     store: Path = Path("store")
-    """What `lookhear prepare --labels` made."""
+    """What `lookhear prepare --labels` made; for skimming, the features that `lookhear embed` made."""
     initial: str | None = None
     """Checkpoint, run folder, or name of weights to start from."""
     labels: Path | None = None
-    """Label CSV (index, mid, display_name) that puts the classes in order; default: the store's labels, sorted."""
+    """Label CSV (index, mid, display_name) that puts the classes in order; default: the store's labels, sorted. For
+    skimming: a CSV list path,label,split of the videos, or a store; default: the store that was embedded."""
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """Where journal and checkpoints go (default: runs/RECIPE)."""
     settings: Set = ()

@@ -13,6 +13,7 @@ from torch import nn
 
 from lookhear.config import nearest, override
 from lookhear.data.dataset import WindowDataset, make_batches
+from lookhear.data.features import open_features
 from lookhear.data.lists.classes import Classes, read_classes
 from lookhear.data.preprocess import Preprocess, PreprocessConfig
 from lookhear.data.store import Store
@@ -20,6 +21,8 @@ from lookhear.device import pick_dtype
 from lookhear.errors import ConfigError, StoreError
 from lookhear.progress import Progress, quiet
 from lookhear.recipes.classifiers import as2m, as20k, esc10, finetune_tiny, vggsound
+from lookhear.recipes.skimming import SKIM_RECIPES, SkimTraining, train_skimmer
+from lookhear.tasks.labels.videos import video_labels
 from lookhear.tasks.metrics import average_precision
 from lookhear.training.loop import Evaluator, TrainSummary, train
 from lookhear.training.run import Run
@@ -43,7 +46,7 @@ def finetune(
     labels: str | Path | None = None,
     settings: Iterable[str] = (),
     progress: Progress = quiet,
-) -> TrainSummary:
+) -> TrainSummary | SkimTraining:
     """Trains the recipe `name`, changed by `settings` (`a.b=value`), on the labels of a finished store.
 
     `initial` is what the model starts from (see `models.initial.initialise_from`); None: from scratch. `labels` is a
@@ -51,10 +54,19 @@ def finetune(
     are the labels of the store, sorted. With data.validation_split every epoch is judged on that split, and the best
     checkpoint is kept and named in best.json. On a run folder that exists it goes on where that stopped.
 
+    A recipe of SKIM_RECIPES learns from features instead (`store`: see `open_features`), and from `labels` as
+    `video_labels` reads them.
+
     Raises ConfigError for an unknown recipe or a contradiction, StoreError for a store without labels.
     """
+    if name in SKIM_RECIPES:
+        skimming = override(SKIM_RECIPES[name](), settings)
+        if initial is not None:
+            skimming = dataclasses.replace(skimming, initial=str(initial))
+        named = video_labels(labels, store)
+        return train_skimmer(skimming, open_features(store), named, Path(folder), progress=progress)
     if name not in FINETUNE_RECIPES:
-        raise ConfigError(f"no recipe to fine-tune '{name}'{nearest(name, FINETUNE_RECIPES)}")
+        raise ConfigError(f"no recipe to fine-tune '{name}'{nearest(name, FINETUNE_RECIPES | SKIM_RECIPES)}")
     opened = Store(store)
     run = override(FINETUNE_RECIPES[name](), settings)
     if initial is not None:

@@ -61,8 +61,13 @@ class SkimmingResult:
     def to_dict(self) -> dict[str, Any]:
         """Everything but what is said of each video, ready for JSON."""
         values = asdict(self)
-        for score in values["scores"]:
-            del score["right"]
+        rows = {
+            "_".join([*score.how.split(), score.selection or ""]).rstrip("_"): asdict(score) for score in self.scores
+        }
+        values["scores"] = {
+            way: {name: value for name, value in row.items() if name not in ("how", "right")}
+            for way, row in rows.items()
+        }
         return values
 
 

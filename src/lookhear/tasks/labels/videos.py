@@ -14,6 +14,7 @@ from torch import Tensor
 from lookhear.data.features import Features
 from lookhear.data.manifest import FileLabels
 from lookhear.data.store import STORE_NAME, Store
+from lookhear.data.vectors import read_facts
 from lookhear.errors import StoreError
 from lookhear.models.skimmer import Moments, SkimmerConfig
 from lookhear.models.transformer import Stream
@@ -46,10 +47,19 @@ class LabelledVideos:
         return tuple(sorted({label for video in self.videos for label in video.labels}))
 
 
-def video_labels(path: str | Path) -> dict[str, FileLabels]:
-    """Labels and splits of files: of a CSV list with the columns path, label and split, or of a store."""
+def video_labels(path: str | Path | None, features: str | Path) -> dict[str, FileLabels]:
+    """Labels and splits of files: of a CSV list with the columns path, label and split, or of a store.
+
+    None: of the store that `features`, a folder of `lookhear embed`, were made from. Raises StoreError where there is
+    none.
+    """
     from lookhear.data.lists import read_labels
 
+    if path is None:
+        facts = read_facts(Path(features))
+        if facts is None or not facts.store_digest:
+            raise StoreError(f"{features} does not say what its videos show; give a list path,label,split (--labels)")
+        path = facts.source
     path = Path(path)
     if (path / STORE_NAME).is_file():
         manifest = Store(path).manifest
