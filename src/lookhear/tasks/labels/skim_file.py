@@ -255,10 +255,12 @@ def _labels(file: _File, skim: Skim, top: int, threshold: float) -> tuple[Labell
     )
 
 
+@torch.inference_mode()
 def _peak(file: _File, skim: Skim, label: int) -> int:
     """The moment with the most attention; where there is none, the one that speaks most for the label."""
     if skim.glances:
         return int(torch.stack([glance.mixed[0] for glance in skim.glances]).sum(dim=0).argmax())
     if not skim.chosen.shape[1]:  # one look, which was the overview
         return len(file.starts) // 2
-    return int(skim.chosen[0, int(file.network.head(skim.fused[0])[:, label].argmax())])
+    scores = file.network.head(skim.fused[0])[:, label].masked_fill(~skim.counted[0], -torch.inf)
+    return int(skim.chosen[0, int(scores.argmax())])
