@@ -134,6 +134,20 @@ def test_longer_and_shorter_windows(config: MultiStreamConfig, tmp_path: Path) -
         assert changed.model(torch.zeros(1, 1, frames, 24)).audio.embedding.shape == (1, 1, 8)
 
 
+def test_dropout_is_of_training_alone() -> None:
+    model, frames = classifier(mode="visual", dropout=0.5), pictures()
+    assert torch.equal(model(frames=frames).logits, classifier(mode="visual")(frames=frames).logits)
+    model.head.train()
+    assert torch.equal(model(frames=frames).logits, classifier(mode="visual")(frames=frames).logits), (
+        "the model says, not the head"
+    )
+    model.training = True  # of the whole: batch norms stay as they are
+    found = torch.stack([model(frames=frames).logits for _ in range(20)])
+    assert found.std(dim=0).min() > 0
+    with pytest.raises(ConfigError, match="dropout is 1"):
+        classifier(dropout=1.0)
+
+
 def classifier(**changes: object) -> StreamClassifier:
     torch.manual_seed(0)
     values = {"encoder": CONFIG, "num_classes": 5, "mode": "both"}

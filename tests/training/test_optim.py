@@ -14,6 +14,7 @@ from lookhear.training.optim import (
     freeze_encoder,
     learning_rate,
     set_learning_rate,
+    training_mode,
 )
 
 
@@ -28,6 +29,16 @@ def test_the_published_step_schedule() -> None:
     """Epochs 1-10 at full rate, 11-15 at half, 16-20 at a quarter, 21-25 at an eighth (the published logs)."""
     found = rates(OptimConfig(learning_rate=1.0, schedule="step"), 50, steps_per_epoch=2)
     assert found == [1.0] * 20 + [0.5] * 10 + [0.25] * 10 + [0.125] * 10
+
+
+def test_cuts_at_named_epochs() -> None:
+    """AVID on HMDB51: three tenths at epochs 3, 6 and 8."""
+    config = OptimConfig(learning_rate=1.0, schedule="step", step_factor=0.3, step_at=(3, 6, 8))
+    expected = [1.0] * 3 + [0.3] * 3 + [0.09] * 2 + [0.027] * 2
+    assert rates(config, 20, steps_per_epoch=2) == pytest.approx([rate for rate in expected for _ in range(2)])
+    for wrong in ((3, 3), (6, 3), (0, 3)):
+        with pytest.raises(ConfigError, match="step_at is"):
+            OptimConfig(step_at=wrong)
 
 
 def test_warmup_and_cosine() -> None:
@@ -125,8 +136,27 @@ def test_a_frozen_encoder_stays() -> None:
     optimizer.step()
     assert torch.equal(model.encoder.weight, before)
     assert model.encoder.weight.grad is None
+
+
+def test_a_frozen_batch_norm_keeps_its_statistics() -> None:
+    """In training mode it would take those of the labelled clips, and be another encoder in the end."""
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3, affine=False), nn.BatchNorm1d(3), nn.Dropout())
+    model[0].requires_grad_(False)
+    model.eval()
+    training_mode(model)
+    assert [layer.training for layer in model] == [False, True, True, True]
+    before = [layer.running_mean.clone() for layer in model[:3]]
+    model(torch.randn(8, 3) + 5)
+    assert [bool((layer.running_mean == old).all()) for layer, old in zip(model[:3], before, strict=True)] == [
+        True,
+        False,
+        False,
+    ]
+
+
+def test_what_cannot_be_frozen() -> None:
     with pytest.raises(ConfigError, match="needs a model with a head of its own, not a Linear"):
-        freeze_encoder(config, nn.Linear(1, 1))
+        freeze_encoder(OptimConfig(freeze="encoder"), nn.Linear(1, 1))
     with pytest.raises(ConfigError, match="head_ratio is 5 and needs a model with a head of its own, not a Linear"):
         build_optimizer(OptimConfig(head_ratio=5.0), [nn.Linear(1, 1), nn.Identity()])
     with pytest.raises(ConfigError, match="head_ratio is -1"):

@@ -20,6 +20,7 @@ from lookhear.data.store import Store
 from lookhear.device import pick_dtype
 from lookhear.errors import ConfigError, StoreError
 from lookhear.progress import Progress, quiet
+from lookhear.recipes.actions import actions_tiny, hmdb51, ucf101
 from lookhear.recipes.classifiers import as2m, as20k, esc10, finetune_tiny, vggsound
 from lookhear.recipes.skimming import SKIM_RECIPES, SkimTraining, train_skimmer
 from lookhear.tasks.labels.videos import video_labels
@@ -33,6 +34,9 @@ FINETUNE_RECIPES: dict[str, Callable[[], Run]] = {
     "vggsound": vggsound,
     "finetune_tiny": finetune_tiny,
     "esc10": esc10,
+    "ucf101": ucf101,
+    "hmdb51": hmdb51,
+    "actions_tiny": actions_tiny,
 }
 VALIDATION = "validation"  # the evaluator's name in the journal
 
@@ -127,10 +131,17 @@ def judge_split(run: Run, store: Store) -> Evaluator:
     to report come from `lookhear evaluate classification`. Raises StoreError where the split has no clip to judge on.
     """
     assert run.data.validation_split is not None
+    indices, learned = store.clips_in_split(run.data.validation_split), run.data.clips_of(store)
+    shared = 0 if learned is None else len(np.intersect1d(indices, learned))
+    if shared:  # files may belong to several splits
+        raise StoreError(
+            f"{shared} clips of data.validation_split '{run.data.validation_split}' are also in data.split; choose a "
+            "validation split that shares none with it"
+        )
     dataset = WindowDataset(
         store,
         run.preprocess,
-        indices=store.clips_in_split(run.data.validation_split),
+        indices=indices,
         seed=run.seed,
         mode="disjoint",
         classes=run.data.classes,

@@ -41,6 +41,8 @@ class OptimConfig:
     """epochs before the first cut of a step schedule"""
     step_every: int = 5
     """epochs between cuts"""
+    step_at: tuple[int, ...] = ()
+    """epochs of the cuts, instead of step_from and step_every where they are not evenly spaced"""
     step_factor: float = 0.5
     """what a cut multiplies the learning rate by"""
     clip_norm: float | None = None
@@ -62,6 +64,8 @@ class OptimConfig:
             problems.append(f"momentum is {self.momentum}; it must be at least 0 and below 1, above 0 with nesterov")
         if self.step_from < 1 or self.step_every < 1:
             problems.append("step_from and step_every must be at least 1")
+        if list(self.step_at) != sorted(set(self.step_at)) or min(self.step_at, default=1) < 1:
+            problems.append(f"step_at is {self.step_at}; it must be epochs from 1 on, each later than the one before")
         if self.head_ratio < 0 or not math.isfinite(self.head_ratio):
             problems.append(f"head_ratio is {self.head_ratio}; it must be 0 or more")
         if self.clip_norm is not None and self.clip_norm <= 0:
@@ -84,6 +88,8 @@ def learning_rate(config: OptimConfig, *, step: int, total_steps: int, steps_per
         return config.learning_rate * (config.final_share + (1 - config.final_share) * wave)
     if config.schedule == "step":
         epoch = step // steps_per_epoch
+        if config.step_at:
+            return config.learning_rate * config.step_factor ** sum(epoch >= cut for cut in config.step_at)
         cuts = 0 if epoch < config.step_from else 1 + (epoch - config.step_from) // config.step_every
         return config.learning_rate * config.step_factor**cuts
     return config.learning_rate
@@ -129,6 +135,19 @@ def freeze_encoder(config: OptimConfig, model: nn.Module) -> None:
             raise ConfigError(f"optim.freeze needs a model with a head of its own, not a {type(model).__name__}")
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.requires_grad and id(parameter) in heads)
+
+
+def training_mode(model: nn.Module) -> None:
+    """Training mode, but for batch norms that do not learn: their statistics are part of what is frozen.
+
+    Left in training mode, a frozen encoder would be judged with the statistics of the labelled clips, and in the end
+    have them for its own: it would no longer be the encoder that is probed.
+    """
+    model.train()
+    for module in model.modules():
+        own = list(module.parameters(recurse=False))
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and own and not any(p.requires_grad for p in own):
+            module.eval()
 
 
 def _head(module: nn.Module) -> list[nn.Parameter]:

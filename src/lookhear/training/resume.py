@@ -34,7 +34,7 @@ from lookhear.models.weights import locate
 from lookhear.objectives.step import Objective
 from lookhear.training.average import WeightAverage
 from lookhear.training.journal import JOURNAL, SPEED, cut_back
-from lookhear.training.optim import build_optimizer, freeze_encoder
+from lookhear.training.optim import build_optimizer, freeze_encoder, training_mode
 from lookhear.training.run import OPERATIONAL, Run, model_kind
 from lookhear.training.selection import Best
 
@@ -148,9 +148,10 @@ def start_or_resume(
         earlier = _earlier_objective(run.initial, store_digest)
         if earlier is not None:
             objective.take_over(earlier)
-    model.to(device).train()
+    model.to(device)
     objective.to(device).train()
     freeze_encoder(run.optim, model)
+    training_mode(model)
     state = State(
         model=model,
         objective=objective,
@@ -215,6 +216,7 @@ def save_state(
         try:
             (beside / _STATE).parent.mkdir(parents=True)
             extra: dict[str, Any] = {"run": run.name, "step": state.step, "store": store_digest}
+            extra["splits"] = list(run.data.splits)  # of the store, that it learned from; none: all
             extra["objective"] = run.to_dict()["objective"]  # what the decoder's predictions mean
             if run.initial is not None:
                 extra["started_from"] = Path(run.initial).name  # a path of this machine is nobody else's

@@ -18,7 +18,7 @@ from lookhear.objectives import OBJECTIVES
 from lookhear.training.optim import OptimConfig
 
 MODEL_CONFIGS = {name: config for name, (config, _) in MODELS.items()}
-# Splits on which no checkpoint may be chosen, in lower case.
+# Splits on which no checkpoint may be chosen, in lower case and without a number (test1 is the test set of split 1).
 TEST_SPLITS = frozenset({"test", "eval", "evaluation"})
 # Settings that change where and how a run computes, not what it learns: they may differ when it is resumed.
 OPERATIONAL = frozenset({"device", "data.num_workers", "checkpoint_every", "keep_checkpoints", "journal_every"})
@@ -57,7 +57,7 @@ class DataConfig:
             self._check_validation(self.validation_split)
 
     def _check_validation(self, name: str) -> None:
-        if name.lower() in TEST_SPLITS:
+        if name.lower().rstrip("0123456789") in TEST_SPLITS:
             raise ConfigError(
                 f"data.validation_split is '{name}': a checkpoint chosen on the test set makes its score too good; "
                 "choose on a part of the training clips"
