@@ -7,7 +7,8 @@ The public names, all of which can be used as `lookhear.NAME`:
 - `index(folders, model=..., index_path=...)`: make or update a search index.
 - `Index(path).search(sound=..., picture=..., clip=...)` -> list of `Hit`: find moments.
 - `prepare(folder, store)`, `pretrain(recipe, store=..., folder=...)`: learn from your own videos.
-- `classify(path, model=...)` -> list of `LabelledMoment`; `evaluate_classification`, `evaluate_probe`.
+- `classify(path, model=...)` -> list of `LabelledMoment`; `evaluate_classification`, `evaluate_recognition` (whole
+  files), `evaluate_probe`, `evaluate_rounds` (folds and official splits).
 - `skim(path, model=..., skimmer=...)` -> `SkimmedFile`: a long file named from few of its moments; `evaluate_skimming`.
 - `evaluate_retrieval`, `evaluate_sync`, `evaluate_localization`, `localize`: what was learned, measured and shown.
 - `localize_sound`, `inpaint`: what a region sounds like; what is missing, filled in.
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
     from lookhear.tasks.inpainting import inpaint
     from lookhear.tasks.labels.classification import evaluate_classification
     from lookhear.tasks.labels.moments import LabelledMoment, classify
-    from lookhear.tasks.labels.probes import evaluate_probe
+    from lookhear.tasks.labels.probes import evaluate_probe, evaluate_rounds
+    from lookhear.tasks.labels.recognition import evaluate_recognition
     from lookhear.tasks.labels.skim_file import SkimmedFile, skim
     from lookhear.tasks.labels.skimming import evaluate_skimming
     from lookhear.tasks.localization.evaluation import evaluate_localization
@@ -72,7 +74,9 @@ __all__ = [
     "evaluate_localization",
     "evaluate_probe",
     "evaluate_prompted_segmentation",
+    "evaluate_recognition",
     "evaluate_retrieval",
+    "evaluate_rounds",
     "evaluate_skimming",
     "evaluate_sync",
     "fetch",
@@ -107,7 +111,9 @@ _HOMES = {
     "evaluate_localization": "lookhear.tasks.localization.evaluation",
     "evaluate_prompted_segmentation": "lookhear.tasks.localization.prompted",
     "evaluate_probe": "lookhear.tasks.labels.probes",
+    "evaluate_recognition": "lookhear.tasks.labels.recognition",
     "evaluate_retrieval": "lookhear.tasks.matching.retrieval",
+    "evaluate_rounds": "lookhear.tasks.labels.probes",
     "evaluate_skimming": "lookhear.tasks.labels.skimming",
     "evaluate_sync": "lookhear.tasks.matching.sync",
     "fetch": "lookhear.models.fetch",
