@@ -169,6 +169,21 @@ def test_the_published_fine_tuning_schedule() -> None:
     assert found == [1.0] * 5 + [0.5, 0.25, 0.125]
 
 
+def test_what_an_objective_owns_can_keep_its_learning_rate() -> None:
+    """CCL's composers have no schedule."""
+    model, composer = nn.Linear(3, 2), nn.Linear(2, 2)
+    for constant in (True, False):
+        config = OptimConfig(learning_rate=0.4, weight_decay=0.1, constant_objective=constant)
+        optimizer = build_optimizer(config, [model, composer])
+        set_learning_rate(optimizer, 0.1)
+        rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        assert {rates[id(p)] for p in model.parameters()} == {0.1}
+        assert {rates[id(p)] for p in composer.parameters()} == {0.4 if constant else 0.1}
+        assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
+        decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+        assert (decays[id(composer.weight)], decays[id(composer.bias)]) == (0.1, 0.0)
+
+
 def test_sgd_is_that_of_torch() -> None:
     """Momentum, Nesterov and decay reach the optimiser; a published run with plain SGD would otherwise be another."""
 

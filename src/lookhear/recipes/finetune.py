@@ -93,7 +93,7 @@ def fit_to_labels(run: Run, store: Store, listed: Classes | None = None) -> Run:
             f"no clip of {store.path} has a label to learn; prepare it with --labels, or name others in data.classes"
         )
     objective = run.objective
-    if objective.loss == "auto":
+    if getattr(objective, "loss", None) == "auto":
         several = any(len(known.intersection(labels)) > 1 for labels in found)
         objective = dataclasses.replace(objective, loss="bce" if several else "ce")
     run = dataclasses.replace(
@@ -103,7 +103,7 @@ def fit_to_labels(run: Run, store: Store, listed: Classes | None = None) -> Run:
         data=dataclasses.replace(run.data, classes=classes),
     )
     if run.data.validation_split is not None and run.select is None:
-        number = "mean_average_precision" if objective.loss == "bce" else "accuracy"
+        number = "mean_average_precision" if getattr(objective, "loss", None) == "bce" else "accuracy"
         every = "epoch" if run.evaluate_every is None else run.evaluate_every
         run = dataclasses.replace(run, select=f"{VALIDATION}.{number}", evaluate_every=every)
     return run

@@ -49,6 +49,8 @@ class OptimConfig:
     """gradients are scaled down to this norm; null: never"""
     head_ratio: float = 1.0
     """learning rate of a classifier's head as a multiple of the encoder's"""
+    constant_objective: bool = False
+    """whether what the objective owns (composers) keeps the peak learning rate whatever the schedule, as in CCL"""
     freeze: Literal["none", "encoder"] = "none"
     """encoder: only the head of a classifier is trained (a linear probe)"""
 
@@ -96,8 +98,10 @@ def learning_rate(config: OptimConfig, *, step: int, total_steps: int, steps_per
 
 
 def build_optimizer(config: OptimConfig, modules: Iterable[nn.Module]) -> torch.optim.Optimizer:
-    """Adam or SGD over every parameter of `modules` that asks for a gradient, in up to four groups: decayed or not,
-    of a classifier's head or not. Raises ConfigError for a head_ratio where there is no head.
+    """Adam or SGD over every parameter of `modules` (the model, then what else is trained) that asks for a gradient.
+
+    In up to four groups: decayed or not, of a classifier's head or not; what is no model may be in two more, whose
+    learning rate is constant. Raises ConfigError for a head_ratio where there is no head.
 
     One fused call a step where the device has it. A parameter that never gets a gradient is never touched, not even
     by weight decay.
@@ -110,13 +114,14 @@ def build_optimizer(config: OptimConfig, modules: Iterable[nn.Module]) -> torch.
             f"optim.head_ratio is {config.head_ratio:g} and needs a model with a head of its own, not a "
             f"{type(modules[0]).__name__}; set it to 1"
         )
+    held = {id(p) for module in modules[1:] for p in module.parameters() if config.constant_objective}
     groups = []
-    for in_head, ratio in ((False, 1.0), (True, config.head_ratio)):
-        own = [p for p in parameters if (id(p) in heads) == in_head]
+    for in_head, constant, ratio in ((False, False, 1.0), (True, False, config.head_ratio), (False, True, 1.0)):
+        own = [p for p in parameters if (id(p) in heads, id(p) in held) == (in_head, constant)]
         decayed = [p for p in own if config.decay_vectors or _is_matrix(p)]
         kept = [p for p in own if not (config.decay_vectors or _is_matrix(p))]
         groups += [
-            {"params": group, "weight_decay": decay, "ratio": ratio}
+            {"params": group, "weight_decay": decay, "ratio": ratio, "constant": constant}
             for group, decay in ((decayed, config.weight_decay), (kept, 0.0))
             if group
         ]
@@ -162,9 +167,10 @@ def _is_matrix(parameter: Tensor) -> bool:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Gives every group the learning rate `value`, times the ratio of the group."""
+    """Gives every group the learning rate `value`, times the ratio of the group; a constant one keeps its own."""
     for group in optimizer.param_groups:
-        group["lr"] = value * group["ratio"]
+        if not group.get("constant"):  # optimisers that were saved before there were constant groups have none
+            group["lr"] = value * group["ratio"]
 
 
 def clip_gradients(modules: Iterable[nn.Module], max_norm: float) -> Tensor:

@@ -217,7 +217,7 @@ def save_state(
             (beside / _STATE).parent.mkdir(parents=True)
             extra: dict[str, Any] = {"run": run.name, "step": state.step, "store": store_digest}
             extra["splits"] = list(run.data.splits)  # of the store, that it learned from; none: all
-            extra["objective"] = run.to_dict()["objective"]  # what the decoder's predictions mean
+            extra["objective"] = _without_places(run.to_dict()["objective"])  # what the decoder's predictions mean
             if run.initial is not None:
                 extra["started_from"] = Path(run.initial).name  # a path of this machine is nobody else's
             kept = {"preprocess": to_dict(preprocess), "labels": labels}
@@ -250,6 +250,14 @@ def save_state(
         _prune(folder, run.keep_checkpoints, best=state.best)
     distributed.barrier()
     return target
+
+
+def _without_places(objective: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the names of teachers instead of their paths, which are nobody else's."""
+    return {
+        name: Path(value).name if isinstance(value, str) and "teacher" in name and value else value
+        for name, value in objective.items()
+    }
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

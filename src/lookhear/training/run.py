@@ -168,8 +168,19 @@ class Run:
         return int(getattr(self.model, "num_classes", 0))
 
     @property
+    def labelled(self) -> bool:
+        """Whether only clips with a label are learned from: a classifier can also learn from a teacher."""
+        return self.num_classes > 0 and bool(getattr(self.objective, "needs_labels", True))
+
+    @property
+    def read_modalities(self) -> Modalities:
+        """What training reads, and so what a clip must have: what the model does, and what a teacher of it does."""
+        reads = {self.modalities, *getattr(self.objective, "reads", ())}
+        return self.modalities if len(reads) == 1 else "both"
+
+    @property
     def modalities(self) -> Modalities:
-        """What the model reads in training, and so what a clip must have."""
+        """What the model reads."""
         mode = str(getattr(self.model, "mode", getattr(self.model, "modalities", "both")))
         read: Modalities = mode.removesuffix("_of_both")  # type: ignore[assignment]
         return read
