@@ -161,7 +161,7 @@ def test_evaluate_probe_by_protocol(workplace: Path, capsys: pytest.CaptureFixtu
     assert cli.main(["evaluate", *words, *model, "--set", "k=3"]) == 1
     assert "no setting 'k'" in capsys.readouterr().err
     assert cli.main(["evaluate", *words, *model, "--stages", "4"]) == 1
-    assert "has 0 stages to look at" in capsys.readouterr().err
+    assert "has tokens and no stages" in capsys.readouterr().err
 
 
 def test_evaluate_video(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

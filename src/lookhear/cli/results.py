@@ -30,7 +30,10 @@ def give_result(name: str, record: dict[str, Any], *, as_json: bool, out: Path |
 
 
 def _counted(value: Any) -> Any:
-    """A record with the length of each list of clips in its place."""
+    """A record with the length of each list of clips in its place, however deep it stands."""
     if not isinstance(value, dict):
         return value
-    return {key: len(item) if key in _LISTS else _counted(item) for key, item in value.items()}
+    return {
+        key: len(item) if key in _LISTS and isinstance(item, (list, tuple)) else _counted(item)
+        for key, item in value.items()
+    }

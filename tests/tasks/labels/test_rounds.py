@@ -84,7 +84,8 @@ def test_stages_are_the_pooled_maps_of_the_encoder(pooling: Any) -> None:
     own = read_clip_windows(embedder, store, 1, starts)
     config = embedder.preprocess.config
     windows = join_windows([cut_windows(config, own, np.array([start])) for start in starts])
-    rows = stage_rows(embedder, windows, "both", StageConfig(cells=(3, 2), pooling=pooling))
+    stages = StageConfig(cells=(3, 2), pooling=pooling)
+    rows = stage_rows(embedder, windows, "visual", stages) | stage_rows(embedder, windows, "audio", stages)
     for number, start in enumerate(starts):
         one = cut_windows(config, own, np.array([start]))
         batch = embedder.batch(torch.from_numpy(one.waveform), torch.from_numpy(one.frames))
@@ -107,6 +108,8 @@ def test_stages_are_the_pooled_maps_of_the_encoder(pooling: Any) -> None:
                             cut.append(float(part.mean() if pooling == "mean" else part.max()))
                 np.testing.assert_allclose(rows[f"{name} {stage + 1}"][number], cut, rtol=1e-4, atol=1e-5)
     assert clip.stages["audio 2"].shape == (5, 16 * 4)
+    plain = clip_features(embedder, store, modality="both").clips[1]
+    np.testing.assert_allclose(clip.steps, plain.steps, atol=1e-5)
 
 
 def test_a_map_smaller_than_the_cells_is_taken_as_it_is_and_only_the_last_stages_are() -> None:
@@ -119,7 +122,7 @@ def test_a_map_smaller_than_the_cells_is_taken_as_it_is_and_only_the_last_stages
     assert not joined.stages
     with pytest.raises(StoreError, match="has 2 stages to look at and 4 are asked for"):
         clip_features(embedder, store, modality="visual", stages=StageConfig())
-    with pytest.raises(StoreError, match="has 0 stages"):
+    with pytest.raises(StoreError, match="a CAVMAESync has tokens and no stages"):
         clip_features(in_memory_embedder(), store, modality="visual", stages=StageConfig())
     with pytest.raises(ConfigError, match="at least one stage"):
         StageConfig(cells=())
@@ -246,8 +249,10 @@ def test_rounds_that_contradict_themselves() -> None:
         folds(["fold1"])
     with pytest.raises(ConfigError, match="at least two different splits"):
         folds(["fold1", "fold1"])
-    with pytest.raises(ConfigError, match="no round"):
-        evaluate_rounds(in_memory_embedder(), split_store(4, "a"), [])
+    twice = [Round(train=(name,), test=("c",)) for name in ("a", "b")]
+    for rounds in ([], twice):
+        with pytest.raises(ConfigError, match="rounds are at least one"):
+            evaluate_rounds(in_memory_embedder(), split_store(6, "a", "b", "c"), rounds)
     with pytest.raises(StoreError, match="in 'train1' and in 'test2'"):
         evaluate_rounds(
             in_memory_embedder(), split_store(8, "train1;test2", "test1"), [Round(train=("train1",), test=("test2",))]

@@ -15,7 +15,7 @@ from torch import Tensor
 from lookhear.data.preprocess import check_store
 from lookhear.data.windows import Windows, cut_windows, join_windows
 from lookhear.errors import ConfigError, StoreError
-from lookhear.models.tokens import Encoded
+from lookhear.models.multi_stream import MultiStream
 from lookhear.progress import Progress, quiet
 from lookhear.tasks.labels.units import LACKS, ChosenWindows, Modality, WindowChoice, choose_windows
 from lookhear.tasks.windows import LeftOut, read_clip_windows
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from lookhear.embedder import Embedder
 
 _EVERY_CLIP = WindowChoice()
+_POOLED = "pooled"
+_STREAMS: dict[Modality, tuple[Literal["audio", "visual"], ...]] = {
+    "audio": ("audio",),
+    "visual": ("visual",),
+    "both": ("visual", "audio"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,11 +167,18 @@ def _embed(
     if not waiting:
         return
     joined = join_windows([part for _, part in waiting])
-    audio = embedder.window_rows(joined, "audio", "pooled") if modality != "visual" else None
-    visual = embedder.window_rows(joined, "visual", "pooled") if modality != "audio" else None
-    if (audio is None and modality != "visual") or (visual is None and modality != "audio"):
-        raise StoreError(f"the model does not embed {modality}; choose the modality that it takes")
-    maps = {} if stages is None else stage_rows(embedder, joined, modality, stages)
+    pooled: dict[str, np.ndarray | None] = {}
+    maps: dict[str, np.ndarray] = {}
+    for name in _STREAMS[modality]:
+        if stages is None:
+            pooled[name] = embedder.window_rows(joined, name, "pooled")
+        else:
+            rows = stage_rows(embedder, joined, name, stages)
+            pooled[name] = rows.pop(_POOLED)
+            maps |= rows
+        if pooled[name] is None:
+            raise StoreError(f"the model does not embed {modality}; choose the modality that it takes")
+    audio, visual = pooled.get("audio"), pooled.get("visual")
     stop = 0
     for own, part in waiting:
         start, stop = stop, stop + len(part)
@@ -213,41 +226,35 @@ def of_stages(clip: ClipFeatures, stages: Sequence[str]) -> ClipFeatures:
 
 @torch.inference_mode()
 def stage_rows(
-    embedder: "Embedder", windows: Windows, modality: Modality, config: StageConfig
+    embedder: "Embedder", windows: Windows, stream: Literal["audio", "visual"], config: StageConfig
 ) -> dict[str, np.ndarray]:
-    """float32 (M, C x cells x cells) of each of the last stages of each modality's encoder, by name.
+    """float32 (M, C x cells x cells) of each of the last stages of one modality's encoder by name, and (M, D) "pooled".
 
     Raises StoreError for a model whose encoder has no stages, or fewer than there are cells.
     """
-    found: dict[str, list[np.ndarray]] = {}
-    for name in ("visual", "audio"):
-        if modality not in (name, "both"):
-            continue
-        raw = torch.from_numpy(windows.waveform if name == "audio" else windows.frames)
-        for some in raw.split(embedder.batch_size):
-            maps = _stages_of(embedder, name, some)
-            if len(maps) < len(config.cells):
-                raise StoreError(
-                    f"this model's encoder of {name} has {len(maps)} stages to look at and {len(config.cells)} are "
-                    "asked for; probe its pooled features, or fewer stages"
-                )
-            first = len(maps) - len(config.cells)
-            for number, cells in enumerate(config.cells, start=first):
-                pooled = _pool(maps[number][:, 0].float(), cells, config.pooling)
-                found.setdefault(f"{name} {number + 1}", []).append(pooled.cpu().numpy())
-    return {name: np.concatenate(rows) for name, rows in found.items()}
-
-
-def _stages_of(embedder: "Embedder", name: str, raw: Tensor) -> tuple[Tensor, ...]:
-    """Maps (m, 1, C, h, w) or (m, 1, C, t, h, w) of every stage of the encoder of one modality; none without stages."""
-    encoder = embedder.encoder
-    if not hasattr(encoder, "encoder_of"):  # a transformer with shared blocks has tokens, not stages
-        return ()
-    with embedder.autocast():
-        batch = embedder.batch(raw, None) if name == "audio" else embedder.batch(None, raw)
-        encoded = getattr(encoder(audio=batch.audio, frames=batch.frames, stages=True), name)
-    assert isinstance(encoded, Encoded)
-    return encoded.stages
+    if not isinstance(embedder.encoder, MultiStream):
+        raise StoreError(
+            f"a {type(embedder.encoder).__name__} has tokens and no stages; probe its pooled features, without stages"
+        )
+    found: dict[str, list[Tensor]] = {}
+    raw = torch.from_numpy(windows.waveform if stream == "audio" else windows.frames)
+    for some in raw.split(embedder.batch_size):
+        batch = embedder.batch(some, None) if stream == "audio" else embedder.batch(None, some)
+        with embedder.autocast():
+            output = embedder.encoder(audio=batch.audio, frames=batch.frames, stages=True)
+        encoded = output.audio if stream == "audio" else output.visual
+        assert encoded is not None
+        first = len(encoded.stages) - len(config.cells)
+        if first < 0:
+            raise StoreError(
+                f"this model's encoder of {stream} has {len(encoded.stages)} stages to look at and "
+                f"{len(config.cells)} are asked for; probe its pooled features, or fewer stages"
+            )
+        for number, cells in enumerate(config.cells, start=first):
+            rows = _pool(encoded.stages[number][:, 0].float(), cells, config.pooling)
+            found.setdefault(f"{stream} {number + 1}", []).append(rows.cpu())
+        found.setdefault(_POOLED, []).append(encoded.pooled[:, 0].float().cpu())
+    return {name: torch.cat(rows).numpy() for name, rows in found.items()}
 
 
 def _pool(maps: Tensor, cells: int, pooling: str) -> Tensor:

@@ -1,5 +1,6 @@
 """Parts of the training side, held out in turn: how settings are chosen without a look at the test side. n clips."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,6 +47,11 @@ def training_folds(
         return Folds(pairs=tuple(split), description=description)
     grouped = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed).split(labels, labels, groups)
     return Folds(pairs=tuple(grouped), description=f"{description}, clips of a file together")
+
+
+def without_folds(strengths: Sequence[float]) -> float:
+    """The strength that is taken where nothing can be held out to choose one: the nearest to 1, by its logarithm."""
+    return min(strengths, key=lambda strength: abs(math.log(strength)))
 
 
 def _fewest_groups(labels: Sequence[str] | np.ndarray, groups: Sequence[object] | np.ndarray) -> int:

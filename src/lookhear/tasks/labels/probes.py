@@ -15,7 +15,7 @@ from lookhear.errors import ConfigError, StoreError
 from lookhear.progress import Progress, quiet
 from lookhear.tasks.labels.attention_probe import AttentionProbeConfig, attention_probe
 from lookhear.tasks.labels.features import ClipFeatures, StageConfig, clip_features, of_stages, pooled_features
-from lookhear.tasks.labels.folds import training_folds
+from lookhear.tasks.labels.folds import training_folds, without_folds
 from lookhear.tasks.labels.neighbours import NeighbourConfig, neighbour_probe
 from lookhear.tasks.labels.probe_scores import (
     ProbeResult,
@@ -143,11 +143,11 @@ def evaluate_rounds(
     """`evaluate_probe` for each of `rounds`, such as the folds of ESC-50, and their mean; clips are embedded once.
 
     Where a round learns from several splits, strengths are chosen by cross-validation over them. Raises as
-    `evaluate_probe`, and ConfigError for no round.
+    `evaluate_probe`, and ConfigError for no round or two that judge the same.
     """
     names = dict.fromkeys(name for own in rounds for name in (*own.train, *own.test))
-    if not names:
-        raise ConfigError("there is no round to judge; name the splits to learn from and to be judged on")
+    if not names or len({own.name for own in rounds}) < len(rounds):
+        raise ConfigError("rounds are at least one, each with splits of its own to be judged on; name those")
     settings = _Settings(
         probe=probe, modality=modality, config=_config_of(probe, config), choice=choice, stages=stages, seed=seed
     )
@@ -155,12 +155,11 @@ def evaluate_rounds(
     found = _Found.of(embedder, store, sides, settings, kinds, progress, rounds=rounds)
     results, clip_ids = {}, {}
     for own in rounds:
-        train = [clip for name in own.train for clip in found.sides[name]]
-        test = [clip for name in own.test for clip in found.sides[name]]
-        parts = [name for name in own.train for _ in found.sides[name]]
-        results[own.name] = settings.judge(train, test, parts=parts)
+        part_of = {clip.index: name for name in own.train for clip in found.sides[name]}
+        train, test = found.of_splits(own.train), found.of_splits(own.test)
+        results[own.name] = settings.judge(train, test, parts=[part_of[clip.index] for clip in train])
         clip_ids[own.name] = [clip.clip_id for clip in test]
-    protocol = settings.about(embedder, found) | {"rounds": [asdict(own) for own in rounds]}
+    protocol = settings.about(embedder, found) | {"learned_from": {own.name: list(own.train) for own in rounds}}
     return join_rounds(results, clip_ids, protocol)
 
 
@@ -252,6 +251,10 @@ class _Found:
     left_out: dict[str, int]  # how many, by reason
     windows_of_a_unit: float
 
+    def of_splits(self, names: Sequence[str]) -> list[ClipFeatures]:
+        """The clips of these splits, each once."""
+        return list({clip.index: clip for name in names for clip in self.sides[name]}.values())
+
     @classmethod
     def of(
         cls,
@@ -342,10 +345,10 @@ def linear_probe(
         return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000, random_state=seed))
 
     scores: dict[float, float] = {}
-    chosen, chosen_by = config.strengths[0], "given"
+    chosen, chosen_by = without_folds(config.strengths), "given"
     if len(config.strengths) > 1:
         folds = training_folds(train_labels, groups, parts=parts, seed=seed)
-        chosen, chosen_by = 1.0, folds.description
+        chosen_by = folds.description
         for strength in sorted(config.strengths) if len(folds) else ():
             found = cross_val_score(probe(strength), train_features, train_labels, cv=folds.pairs)
             scores[strength] = float(found.mean())

@@ -12,7 +12,7 @@ import numpy as np
 
 from lookhear.errors import ConfigError
 from lookhear.tasks.labels.features import ClipFeatures
-from lookhear.tasks.labels.folds import training_folds
+from lookhear.tasks.labels.folds import training_folds, without_folds
 from lookhear.tasks.labels.probe_scores import ProbeResult, check_one_label, check_sides, columns, score_probe
 
 
@@ -69,7 +69,7 @@ def svm_probe(
                 for strength in sorted(config.strengths)
             }
     # of equally good values the first, which is the strongest pull to zero
-    chosen = max(scores, key=lambda strength: scores[strength]) if scores else config.strengths[-1]
+    chosen = max(scores, key=lambda strength: scores[strength]) if scores else without_folds(config.strengths)
     machine = _Machine(train, labels, chosen, config, seed)
     return score_probe(
         machine.scores(test),
