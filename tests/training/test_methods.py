@@ -15,6 +15,7 @@ from lookhear.config import override
 from lookhear.data.store import Store
 from lookhear.errors import ConfigError
 from lookhear.models.checkpoint import load_checkpoint
+from lookhear.models.multi_stream import MultiStream
 from lookhear.objectives.agreement import AgreementConfig
 from lookhear.training.loop import TrainSummary, train
 from lookhear.training.resume import newest_checkpoint
@@ -132,3 +133,20 @@ def test_banks_have_a_row_for_each_clip_that_is_learned_from(tmp_path: Path) -> 
     learn(method_run("avid_cross"), tmp_path / "run", store)
     found = state_of(tmp_path / "run")["objective"]["source.banks.audio.instances"]
     assert found.tolist() == [index for index in range(14) if index != 2]
+
+
+def test_what_a_model_draws_by_itself_is_the_same_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropout follows from seed and step, not from a generator that runs along."""
+    forward = MultiStream.encode_frames
+
+    def dropping(self: MultiStream, *given: Any, **options: Any) -> Any:
+        found = forward(self, *given, **options)
+        return replace(found, pooled=torch.nn.functional.dropout(found.pooled, 0.5, self.training))
+
+    monkeypatch.setattr(MultiStream, "encode_frames", dropping)
+    learn(method_run("end_to_end"), tmp_path / "whole")
+    learn(method_run("end_to_end"), tmp_path / "parts", stop_after=4)
+    torch.rand(7)
+    learn(method_run("end_to_end"), tmp_path / "parts")
+    whole, parts = (tmp_path / name / "journal.jsonl" for name in ("whole", "parts"))
+    assert whole.read_bytes() == parts.read_bytes()

@@ -16,11 +16,11 @@ class Pretrain:
     """Learn from a store, without labels. On a run folder that exists, go on where it stopped."""
 
     recipe: tyro.conf.Positional[str]
-    """The name of a recipe: tiny, grid, ..."""
+    """The name of a recipe: tiny, grid, ...; or one of your own, FILE.py:FUNCTION."""
     store: Path = Path("store")
     """What `lookhear prepare` made."""
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
-    """Where journal and checkpoints go (default: runs/RECIPE)."""
+    """Where journal and checkpoints go (default: runs/RECIPE, or runs/FUNCTION)."""
     settings: Set = ()
     """Change a setting of the run, such as optim.learning_rate=1e-3."""
     json: bool = False
@@ -30,7 +30,7 @@ class Pretrain:
         """Trains and prints where the checkpoint lies."""
         from lookhear.recipes import pretrain
 
-        folder = self.run_folder or Path("runs") / self.recipe
+        folder = self.run_folder or Path("runs") / self.recipe.rpartition(":")[2]
         with show_progress("steps") as progress:
             summary = pretrain(self.recipe, store=self.store, folder=folder, settings=self.settings, progress=progress)
         print_record(to_dict(summary), as_json=self.json)

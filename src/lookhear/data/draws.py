@@ -45,6 +45,11 @@ class Draws:
         """Int64 (B, count) in [0, high), drawn as `uniform` is; exact up to any number of clips."""
         return _shift_right(self._bits(index, count, purpose), 1) % high
 
+    def seed_of_step(self, rank: int) -> int:
+        """A seed for whatever a model draws by itself in this step (dropout), another for every process."""
+        step = Draws(seed=self.seed, epoch=self.step)
+        return int(step.integers(torch.tensor([rank]), 1, 1 << 62, purpose="step of a model"))
+
     def of_step(self, count: int, *, purpose: str) -> list[float]:
         """`count` numbers in [0, 1) for the whole step: they depend only on (seed, step, purpose)."""
         numbers = Draws(seed=self.seed, epoch=self.step).uniform(torch.zeros(1), count, purpose=f"step {purpose}")

@@ -14,6 +14,18 @@ from lookhear.errors import ConfigError
 from lookhear.progress import Progress, quiet
 from lookhear.recipes.conv_towers import conv_towers
 from lookhear.recipes.grid import grid
+from lookhear.recipes.methods import avid_cross, avid_joint, avid_self, cma, end_to_end, memory_bank, moco, sscl
+from lookhear.recipes.methods_small import (
+    avid_cross_small,
+    avid_joint_small,
+    avid_self_small,
+    cma_small,
+    end_to_end_small,
+    memory_bank_small,
+    moco_small,
+    sscl_small,
+)
+from lookhear.recipes.own import recipe_of_file
 from lookhear.recipes.published import (
     av_mae,
     cav,
@@ -46,11 +58,32 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "av_mae": av_mae,
     "cav": cav,
     "cavmae_sync": cavmae_sync,
+    "end_to_end": end_to_end,
+    "memory_bank": memory_bank,
+    "avid_self": avid_self,
+    "avid_cross": avid_cross,
+    "avid_joint": avid_joint,
+    "cma": cma,
+    "moco": moco,
+    "sscl": sscl,
+    "end_to_end_small": end_to_end_small,
+    "memory_bank_small": memory_bank_small,
+    "avid_self_small": avid_self_small,
+    "avid_cross_small": avid_cross_small,
+    "avid_joint_small": avid_joint_small,
+    "cma_small": cma_small,
+    "moco_small": moco_small,
+    "sscl_small": sscl_small,
 }
 
 
 def recipe(name: str) -> Run:
-    """The run of the recipe `name`. Raises ConfigError for an unknown name, with the nearest known one."""
+    """The run of the recipe `name`, or of `FILE.py:FUNCTION`, a recipe of your own (docs/extending.md).
+
+    Raises ConfigError for an unknown name, with the nearest known one, and for a file that gives no run.
+    """
+    if ":" in name:
+        return recipe_of_file(name)
     if name not in RECIPES:
         raise ConfigError(f"no recipe '{name}'{nearest(name, RECIPES)}")
     return RECIPES[name]()

@@ -165,7 +165,7 @@ def _learn(
         draws = Draws(seed=run.seed, epoch=epoch, step=state.step)
         ready = preprocess(batch.to(device))
         ready = augment(ready, run.augment, draws, masked_value=preprocess.config.normalised_zero)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with _seeded(draws, device), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             result = trained(ready, draws)
         state.optimizer.zero_grad(set_to_none=True)
         result.loss.backward()
@@ -196,6 +196,14 @@ def _learn(
         if stopping:
             break
     return last
+
+
+@contextmanager
+def _seeded(draws: Draws, device: torch.device) -> Iterator[None]:
+    """What a model draws by itself (dropout) follows from seed, step and rank; the caller's generators stay."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(draws.seed_of_step(distributed.rank()))
+        yield
 
 
 def _begin_epoch(state: State, epoch: int) -> None:
