@@ -130,7 +130,7 @@ def test_a_map_smaller_than_the_cells_is_taken_as_it_is_and_only_the_last_stages
 
 @pytest.mark.parametrize("probe", ["linear", "knn", "svm", "attention"])
 def test_every_probe_takes_stages_and_leaves_the_statistics_alone(probe: Any) -> None:
-    embedder, store = conv_embedder(), split_store(16, "train", "train", "test", "train")
+    embedder, store = conv_embedder(), split_store(12, "train", "train", "test", "train", num_slots=(3,))
     before = {name: value.clone() for name, value in embedder.model.state_dict().items()}
     settings: dict[str, Any] = {"linear": LinearProbeConfig(strengths=(1.0,)), "svm": SVMConfig(strengths=(1.0,))}
     settings["attention"] = AttentionProbeConfig(depth=1, epochs=1)
@@ -319,7 +319,7 @@ def test_the_published_protocols() -> None:
 
 
 def test_a_probe_by_protocol_takes_its_rounds_windows_and_c() -> None:
-    store = split_store(20, *(f"fold{number}" for number in range(1, 6)))
+    store = split_store(10, *(f"fold{number}" for number in range(1, 6)), num_slots=(3,))
     found = probe_by_protocol(conv_embedder(), store, "esc10", modality="audio", stages=StageConfig(cells=(2, 2)))
     assert list(found.rounds) == [f"fold{number}" for number in range(1, 6)]
     assert {own.protocol["regularisation_c"] for own in found.rounds.values()} == {10.0}
