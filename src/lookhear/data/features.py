@@ -69,6 +69,12 @@ def open_features(path: str | Path) -> Features:
     return _Arrays(path)
 
 
+def holds_features(path: str | Path) -> bool:
+    """Whether `path` is a folder that `open_features` reads, rather than a model."""
+    path = Path(path)
+    return path.is_dir() and ((path / FACTS_NAME).is_file() or next(path.rglob("*.npy"), None) is not None)
+
+
 class _Embedded:
     """What `lookhear embed` wrote: of media files, or of the clips of a store, which are joined to files again."""
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lookhear import distributed
 from lookhear.data.batch import Batch
 from lookhear.data.draws import Draws
+from lookhear.data.sampling import HOP_SECONDS
 from lookhear.errors import ConfigError
 from lookhear.models.stream_classifier import StreamClassifier
 from lookhear.models.transformer import initialise_linear
@@ -74,10 +75,15 @@ class CompositionalConfig:
             raise ConfigError("; ".join(problems))
 
     @property
+    def sources(self) -> dict[StreamName, str]:
+        """Where the teachers are, by what they read."""
+        places: dict[StreamName, str] = {"audio": self.audio_teacher, "visual": self.image_teacher}
+        return {stream: places[stream] for stream in self.taught_by}
+
+    @property
     def reads(self) -> frozenset[StreamName]:
         """The modalities that the teachers read: a run must give them these."""
-        sources: dict[StreamName, str] = {"audio": self.audio_teacher, "visual": self.image_teacher}
-        return frozenset().union(*(modalities_read(sources[stream], stream) for stream in self.taught_by))
+        return frozenset().union(*(modalities_read(source, stream) for stream, source in self.sources.items()))
 
     @property
     def taught_by(self) -> tuple[StreamName, ...]:
@@ -99,18 +105,15 @@ class CompositionalConfig:
                 f"model.num_classes is {model.config.num_classes} but there are {num_classes} labels; set it to "
                 f"{num_classes}"
             )
-        sources: dict[StreamName, str] = {"audio": self.audio_teacher, "visual": self.image_teacher}
-        window_seconds = model.config.encoder.audio_frames / 100
+        window_seconds = model.config.encoder.audio_frames * HOP_SECONDS
         found: dict[StreamName, Teacher] = {}
-        for stream in self.taught_by:
-            if not sources[stream]:
+        for stream, source in self.sources.items():
+            if not source:
                 name = "audio_teacher" if stream == "audio" else "image_teacher"
                 raise ConfigError(
                     f"objective.{name} names no teacher; name one, or choose others in objective.teachers"
                 )
-            found[stream] = open_teacher(
-                sources[stream], window_seconds=window_seconds, stream=stream, picture="random"
-            )
+            found[stream] = open_teacher(source, window_seconds=window_seconds, stream=stream, picture="random")
         return Compositional(self, model, found)
 
 

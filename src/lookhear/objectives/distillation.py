@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lookhear.data.batch import Batch
 from lookhear.data.draws import Draws
+from lookhear.data.sampling import HOP_SECONDS
 from lookhear.errors import ConfigError
 from lookhear.models.stream_classifier import StreamClassifier
 from lookhear.objectives.step import Objective, Step
@@ -107,6 +108,11 @@ class DistillationConfig:
             raise ConfigError("; ".join(problems))
 
     @property
+    def sources(self) -> dict[StreamName, str]:
+        """Where the teacher is, by the modality whose features are taken."""
+        return {self.teacher_stream: self.teacher}
+
+    @property
     def reads(self) -> frozenset[StreamName]:
         """The modalities that the teacher reads: a run must give it these."""
         return modalities_read(self.teacher, self.teacher_stream)
@@ -118,7 +124,7 @@ class DistillationConfig:
             raise ConfigError(f"a student is a stream_classifier, not a {type(model).__name__}; take such a model")
         teacher = open_teacher(
             self.teacher,
-            window_seconds=model.config.encoder.audio_frames / 100,
+            window_seconds=model.config.encoder.audio_frames * HOP_SECONDS,
             stream=self.teacher_stream,
             logits=self.teacher_logits,
         )

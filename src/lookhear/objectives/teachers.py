@@ -6,7 +6,6 @@ R = B x N rows (windows), F width of a feature, C classes.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -16,9 +15,8 @@ from torch import Tensor, nn
 from lookhear import distributed
 from lookhear.data.batch import Batch
 from lookhear.data.draws import Draws
-from lookhear.data.features import PLAIN, Features, open_features
+from lookhear.data.features import PLAIN, Features, holds_features, open_features
 from lookhear.data.store import file_of_clip
-from lookhear.data.vectors import FACTS_NAME
 from lookhear.errors import CheckpointError, ConfigError, StoreError
 from lookhear.models.checkpoint import load_checkpoint
 from lookhear.models.classifier import CAVMAEClassifier
@@ -84,7 +82,7 @@ def open_teacher(
     """
     if not source:
         raise ConfigError("there is no teacher: name a checkpoint, a run folder or a folder of features")
-    if _holds_features(Path(source)):
+    if holds_features(source):
         return _FileTeacher(source, logits, stream=stream, window_seconds=window_seconds)
     if logits is not None:
         raise ConfigError("the teacher is a model, which has logits of its own; leave the files of logits out")
@@ -93,7 +91,7 @@ def open_teacher(
 
 def modalities_read(source: str, stream: StreamName) -> frozenset[StreamName]:
     """What a teacher reads of a batch: its input, if it is a model; nothing of features in files, or of no teacher."""
-    if not source or _holds_features(Path(source)):
+    if not source or holds_features(source):
         return frozenset()
     config = load_checkpoint(locate(source).path).config
     mode = str(getattr(config, "mode", stream)).removesuffix("_of_both")
@@ -135,10 +133,6 @@ def _given(values: Tensor | None, what: str) -> Tensor:
     if values is None:
         raise ConfigError(f"the teacher or the student needs {what}, which this run does not read; choose another mode")
     return values
-
-
-def _holds_features(path: Path) -> bool:
-    return path.is_dir() and ((path / FACTS_NAME).is_file() or next(path.rglob("*.npy"), None) is not None)
 
 
 class _ModelTeacher:

@@ -13,6 +13,8 @@ from lookhear.data.store import Store
 from lookhear.errors import ConfigError
 from lookhear.progress import Progress, quiet
 from lookhear.recipes.conv_towers import conv_towers
+from lookhear.recipes.distilled import distil_stages, listen_to_look
+from lookhear.recipes.distilled_small import distil_stages_small, listen_to_look_small
 from lookhear.recipes.grid import grid
 from lookhear.recipes.methods import avid_cross, avid_joint, avid_self, cma, end_to_end, memory_bank, moco, sscl
 from lookhear.recipes.methods_small import (
@@ -39,6 +41,7 @@ from lookhear.recipes.published import (
     cavmae_vggsound_continued,
 )
 from lookhear.recipes.small import small
+from lookhear.recipes.teaching import fit_to_teachers
 from lookhear.recipes.tiny import tiny
 from lookhear.training.loop import TrainSummary, train
 from lookhear.training.run import Run
@@ -74,6 +77,10 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "cma_small": cma_small,
     "moco_small": moco_small,
     "sscl_small": sscl_small,
+    "listen_to_look": listen_to_look,
+    "distil_stages": distil_stages,
+    "listen_to_look_small": listen_to_look_small,
+    "distil_stages_small": distil_stages_small,
 }
 
 
@@ -101,4 +108,5 @@ def pretrain(
 
     On a run folder that exists it goes on where that stopped.
     """
-    return train(override(recipe(name), settings), Store(store), Path(folder), progress=progress)
+    run = fit_to_teachers(override(recipe(name), settings))
+    return train(run, Store(store), Path(folder), progress=progress)

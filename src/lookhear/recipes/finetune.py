@@ -22,7 +22,16 @@ from lookhear.errors import ConfigError, StoreError
 from lookhear.progress import Progress, quiet
 from lookhear.recipes.actions import actions_tiny, hmdb51, ucf101
 from lookhear.recipes.classifiers import as2m, as20k, esc10, finetune_tiny, vggsound
+from lookhear.recipes.distilled import ccl, listen_to_look_finetune, listen_to_look_teacher
+from lookhear.recipes.distilled_small import (
+    audio_teacher_small,
+    ccl_small,
+    image_teacher_small,
+    listen_to_look_finetune_small,
+    listen_to_look_teacher_small,
+)
 from lookhear.recipes.skimming import SKIM_RECIPES, SkimTraining, train_skimmer
+from lookhear.recipes.teaching import fit_to_teachers
 from lookhear.tasks.labels.videos import video_labels
 from lookhear.tasks.metrics import average_precision
 from lookhear.training.loop import Evaluator, TrainSummary, train
@@ -37,6 +46,14 @@ FINETUNE_RECIPES: dict[str, Callable[[], Run]] = {
     "ucf101": ucf101,
     "hmdb51": hmdb51,
     "actions_tiny": actions_tiny,
+    "listen_to_look_teacher": listen_to_look_teacher,
+    "listen_to_look_finetune": listen_to_look_finetune,
+    "ccl": ccl,
+    "listen_to_look_teacher_small": listen_to_look_teacher_small,
+    "listen_to_look_finetune_small": listen_to_look_finetune_small,
+    "image_teacher_small": image_teacher_small,
+    "audio_teacher_small": audio_teacher_small,
+    "ccl_small": ccl_small,
 }
 VALIDATION = "validation"  # the evaluator's name in the journal
 
@@ -75,7 +92,7 @@ def finetune(
     run = override(FINETUNE_RECIPES[name](), settings)
     if initial is not None:
         run = dataclasses.replace(run, initial=str(initial))
-    run = fit_to_labels(run, opened, None if labels is None else read_classes(labels))
+    run = fit_to_teachers(fit_to_labels(run, opened, None if labels is None else read_classes(labels)))
     evaluators = {} if run.data.validation_split is None else {VALIDATION: judge_split(run, opened)}
     return train(run, opened, Path(folder), evaluators=evaluators, progress=progress)
 

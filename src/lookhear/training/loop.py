@@ -31,7 +31,7 @@ from lookhear.models.checkpoint import find_checkpoint
 from lookhear.objectives.step import Objective, Step
 from lookhear.progress import Progress, quiet
 from lookhear.training.journal import Journal
-from lookhear.training.optim import OptimConfig, clip_gradients, learning_rate, set_learning_rate
+from lookhear.training.optim import OptimConfig, clip_gradients, learning_rate, set_learning_rate, training_mode
 from lookhear.training.resume import State, newest_checkpoint, open_run_folder, save_state, start_or_resume
 from lookhear.training.run import Run
 from lookhear.training.selection import Best, better_of, check_choice
@@ -304,8 +304,8 @@ def _open_dataset(run: Run, store: Store, preprocess: PreprocessConfig) -> Windo
         mode=run.data.windows,
         pairs_per_clip=run.data.pairs_per_clip,
         classes=run.data.classes or None,
-        modalities=run.modalities,
-        labelled=run.num_classes > 0,
+        modalities=run.read_modalities,
+        labelled=run.labelled,
         sampling=run.data.sampling,
         mixup=run.augment.mixup,
     )
@@ -355,7 +355,7 @@ def _evaluate(evaluators: Mapping[str, Evaluator], model: nn.Module, preprocess:
         model.eval()
         with torch.no_grad():
             results = {name: dict(evaluator(model, preprocess)) for name, evaluator in evaluators.items()}
-        model.train()
+        training_mode(model)
     distributed.barrier()
     return {"evaluation": results}
 
