@@ -89,7 +89,10 @@ def test_a_model_of_each_split_is_judged_on_its_own_files(trained: tuple[SplitSt
     assert found.accuracy_top5 is None, "of two classes the five highest say nothing"
     assert found.protocol["windows_of_a_file"] == 10
     assert found.protocol["averaged"] == "probabilities"
-    json.dumps(found.to_dict(), allow_nan=False)
+    low, high = found.accuracy_ci95
+    assert low <= np.mean(np.concatenate([own.right for own in found.splits.values()])) <= high
+    record = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert record["splits"]["test2"]["protocol"] == {"split": "test2"}, "what all share is said once"
 
 
 def test_video_at_1_is_the_mean_of_the_windows_and_clip_at_1_is_each_window(

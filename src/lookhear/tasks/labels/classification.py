@@ -94,10 +94,11 @@ class ClassificationResult:
     model_fingerprint: str
     clip_ids: tuple[str, ...]
     probabilities: np.ndarray  # float32 (n, K), in the order of clip_ids and per_class; not part of to_dict
+    right: np.ndarray  # bool (n,), whether the highest class is one of the clip's labels; not part of to_dict
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the probabilities, ready for JSON; classes by label, and None where a figure is not finite."""
-        record = {name: value for name, value in vars(self).items() if name != "probabilities"}
+        """Everything but the single clips, ready for JSON; classes by label, and None where a figure is not finite."""
+        record = {name: value for name, value in vars(self).items() if name not in ("probabilities", "right")}
         record["per_class"] = {row.label: asdict(row) for row in self.per_class}
         record["clip_list"] = record.pop("clip_ids")
         record["left_out"] = [asdict(clip) for clip in self.left_out]
@@ -235,6 +236,7 @@ def score_classes(
         model_fingerprint=model_fingerprint,
         clip_ids=clip_ids,
         probabilities=score,
+        right=right,
     )
 
 

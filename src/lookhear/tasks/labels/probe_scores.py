@@ -9,6 +9,7 @@ import numpy as np
 
 from lookhear.errors import StoreError
 from lookhear.tasks.labels.features import ClipFeatures
+from lookhear.tasks.labels.metrics import pool_rounds
 from lookhear.tasks.metrics import average_precision, bootstrap_interval
 
 
@@ -68,19 +69,15 @@ def join_rounds(
     rounds: Mapping[str, ProbeResult], clip_ids: Mapping[str, Sequence[str]], protocol: dict[str, Any]
 ) -> RoundsResult:
     """One result of all `rounds`; `clip_ids` says which test clips each judged, in order."""
-    judged: dict[str, list[bool]] = {}
-    for name, own in rounds.items():
-        for clip_id, right in zip(clip_ids[name], own.right, strict=True):
-            judged.setdefault(clip_id, []).append(right)
-    shares, counts = [float(np.mean(own)) for own in judged.values()], [len(own) for own in judged.values()]
+    pooled = pool_rounds((clip_ids[name], own.right) for name, own in rounds.items())
     found = list(rounds.values())
     return RoundsResult(
         accuracy=float(np.mean([own.accuracy for own in found])),
-        accuracy_ci95=bootstrap_interval(shares, weights=counts),
+        accuracy_ci95=pooled.accuracy_ci95,
         mean_average_precision=_mean([own.mean_average_precision for own in found]),
         chance=float(np.mean([own.chance for own in found])),
         majority=float(np.mean([own.majority for own in found])),
-        test_clips=len(judged),
+        test_clips=pooled.num_judged,
         rounds=dict(rounds),
         per_stage={name: float(np.mean([own.per_stage[name] for own in found])) for name in found[0].per_stage},
         protocol=protocol,

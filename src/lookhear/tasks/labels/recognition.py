@@ -16,6 +16,7 @@ from lookhear.errors import ConfigError, StoreError
 from lookhear.models.classifier import Mode
 from lookhear.progress import Progress, quiet
 from lookhear.tasks.labels.classification import ClassificationResult, Frames, evaluate_classification
+from lookhear.tasks.labels.metrics import pool_rounds
 from lookhear.tasks.labels.units import WindowChoice
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class RecognitionResult:
     """Means over splits, and the figures of each split. Shares are fractions 0..1."""
 
     accuracy: float  # video@1
+    accuracy_ci95: tuple[float, float]  # bootstrap over files, each with all the splits that judged it
     accuracy_top5: float | None  # video@5; None where there are no more than five classes
     window_accuracy: float  # clip@1: of the same windows, each by itself
     mean_average_precision: float
@@ -41,9 +43,11 @@ class RecognitionResult:
     splits: dict[str, ClassificationResult]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the probabilities, ready for JSON."""
-        record = vars(self) | {"splits": {name: own.to_dict() for name, own in self.splits.items()}}
-        values: dict[str, Any] = finite(record)
+        """Everything but the single files, ready for JSON; of each split's protocol what the others do not share."""
+        splits = {name: own.to_dict() for name, own in self.splits.items()}
+        for own in splits.values():
+            own["protocol"] = {name: value for name, value in own["protocol"].items() if name not in self.protocol}
+        values: dict[str, Any] = finite(vars(self) | {"splits": splits})
         return values
 
 
@@ -75,12 +79,11 @@ def evaluate_recognition(
     found: dict[str, ClassificationResult] = {}
     for name, model in zip(splits, models, strict=True):
         embedder = model if isinstance(model, Embedder) else load(model)
-        indices = store.clips_in_split(name)
-        _check_not_learned(embedder, store, indices, name)
+        _check_not_learned(embedder, store, name)
         found[name] = evaluate_classification(
             embedder,
             store,
-            indices=indices.tolist(),
+            split=name,
             mode=mode,
             frames=frames,
             multi_label=multi_label,
@@ -91,8 +94,9 @@ def evaluate_recognition(
     return _join(found)
 
 
-def _check_not_learned(embedder: "Embedder", store: "Store", indices: np.ndarray, split: str) -> None:
+def _check_not_learned(embedder: "Embedder", store: "Store", split: str) -> None:
     """Raises StoreError where the checkpoint says that it learned from clips of this very store that are judged."""
+    indices = store.clips_in_split(split)
     if embedder.extra.get("store") != store.digest or "splits" not in embedder.extra:
         return
     learned = [store.clips_in_split(name) for name in embedder.extra["splits"]]
@@ -109,7 +113,7 @@ def _join(found: dict[str, ClassificationResult]) -> RecognitionResult:
     results = list(found.values())
     top5 = [own.accuracy_top5 for own in results if own.accuracy_top5 is not None]
     windows = [own.window_accuracy for own in results if own.window_accuracy is not None]
-    files = {name for own in results for name in own.clip_ids}
+    pooled = pool_rounds((own.clip_ids, own.right) for own in results)
     shared = {
         name: value
         for name, value in results[0].protocol.items()
@@ -117,13 +121,14 @@ def _join(found: dict[str, ClassificationResult]) -> RecognitionResult:
     }
     return RecognitionResult(
         accuracy=float(np.mean([own.accuracy for own in results])),
+        accuracy_ci95=pooled.accuracy_ci95,
         accuracy_top5=float(np.mean(top5)) if top5 else None,
         window_accuracy=float(np.mean(windows)),
         mean_average_precision=float(np.mean([own.mean_average_precision for own in results])),
         accuracy_chance=float(np.mean([own.accuracy_chance for own in results])),
         accuracy_majority=float(np.mean([own.accuracy_majority for own in results])),
         accuracy_of_splits={name: own.accuracy for name, own in found.items()},
-        files=len(files),
-        protocol=shared | {"splits": list(found)},
+        files=pooled.num_judged,
+        protocol=shared,
         splits=found,
     )
