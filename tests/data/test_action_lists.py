@@ -56,6 +56,8 @@ def test_ucf101_a_video_belongs_to_every_split_that_names_it(ucf: Path) -> None:
     assert about(read(ucf, "ucf101")) == expected
     assert about(read(ucf, "ucf101", ucf / "classInd.txt")) == expected
     assert read(ucf, "ucf101")["Archery/v_Archery_g01_c01"].any_suffix
+    write(ucf / "ucf101_train.csv", "v_Archery_g08_c01,1\n")  # says the same again
+    assert about(read(ucf, "ucf101")) == expected
     assert splits_of("test1;train2") == ("test1", "train2")
     assert splits_of(" ; ") == splits_of("") == ()
 

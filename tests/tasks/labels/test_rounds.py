@@ -173,6 +173,8 @@ def test_neighbours_leave_one_out_where_there_are_no_splits() -> None:
     store = split_store(8, "train", "train", "train", "test")
     alone = evaluate_probe(embedder, store, probe="knn", modality="audio", train_split="train")
     assert (alone.test_clips, alone.protocol["splits"]) == (6, ["train"])
+    with pytest.raises(StoreError, match="at least two classes"):  # one left out of a split called test
+        evaluate_probe(embedder, split_store(8, "train", "test"), probe="knn", modality="audio", train_split="test")
     judged = evaluate_probe(embedder, store, probe="knn", modality="audio", config=NeighbourConfig(k=3))
     assert (judged.test_clips, judged.protocol["splits"]) == (2, ["train", "test"])
     assert judged.protocol["settings"]["k"] == 3

@@ -96,7 +96,7 @@ def _join(listed: dict[str, Listed], own: dict[str, Listed], split: str, path: P
         known = listed.get(name, entry)
         if known.labels.labels != entry.labels.labels:
             raise UserError(f"{path} calls {name!r} {entry.labels.labels}, another list {known.labels.labels}")
-        splits = (*known.labels.splits, split) if split else known.labels.splits
+        splits = tuple(dict.fromkeys((*known.labels.splits, *([split] if split else []))))
         twin = {"train": "test", "test": "train"}.get(split[:-1], "") + split[-1:]
         if twin in known.labels.splits:
             raise UserError(f"{path}: {name!r} is to be learned from and judged in split {split[-1]}; mend one list")

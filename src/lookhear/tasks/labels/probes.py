@@ -106,21 +106,18 @@ def evaluate_probe(
     alone = probe == "knn" and test_split is None
     if alone and train_split is None:
         alone = not any(clip.splits for clip in store.clips)
-    learned, judged = train_split or "train", test_split or "test"
-    named = [learned, judged, *([validation_split] if validation_split else [])]
+    learned, judged = train_split or ("" if alone else "train"), test_split or "test"
+    named = [learned] if alone else [learned, judged, *([validation_split] if validation_split else [])]
     if len(set(named)) < len(named):
         raise StoreError(f"a probe needs different splits to learn and to be judged, not {', '.join(named)}")
     if probe != "attention" and validation_split:
         raise StoreError(f"a {probe} probe needs no validation split; leave it out, or join it to the training split")
-    sides: dict[str, np.ndarray | None] = {name: store.clips_in_split(name) for name in ([] if alone else named)}
-    if alone:
-        learned = train_split or ""
-        sides = {learned: store.clips_in_split(learned) if learned else None}
+    sides = {name: store.clips_in_split(name) if name else None for name in named}
     settings = _Settings(
         probe=probe, modality=modality, config=_config_of(probe, config), choice=choice, stages=stages, seed=seed
     )
     found = _Found.of(embedder, store, sides, settings, kinds, progress)
-    about = settings.about(embedder, found) | {"splits": [learned or "all clips, one left out"] if alone else named}
+    about = settings.about(embedder, found) | {"splits": [name or "all clips, one left out" for name in named]}
     held = found.sides[validation_split] if validation_split else None
     result = settings.judge(found.sides[learned], None if alone else found.sides[judged], held=held)
     return replace(result, protocol=about | result.protocol)
