@@ -21,7 +21,7 @@ from lookhear.data.sampling import HOP_SECONDS
 from lookhear.errors import ConfigError
 from lookhear.models.stream_classifier import StreamClassifier
 from lookhear.models.transformer import initialise_linear
-from lookhear.objectives.kernels import multi_positive_nce, same_label, symmetric_kl
+from lookhear.objectives.kernels import multi_positive_nce, same_label, symmetric_kl_of_rows
 from lookhear.objectives.step import Objective, Step
 from lookhear.objectives.teachers import (
     Remembered,
@@ -246,8 +246,4 @@ def _accuracy(logits: Tensor, labels: Tensor, present: Tensor) -> Tensor:
 
 def _divergence(logits: Tensor, composed: Tensor, present: Tensor) -> Tensor:
     """Half the Jeffreys divergence of the two predictions (the published code calls it Jensen-Shannon's)."""
-    known = present.nonzero()[:, 0]
-    if not len(known):
-        return mean_over(composed.sum(dim=1) * 0, present)
-    share = mean_over(torch.ones_like(logits[:, 0]), present)  # of the windows of this process in those of all
-    return symmetric_kl(logits[known], composed[known]) * share
+    return mean_over(symmetric_kl_of_rows(logits, composed), present)

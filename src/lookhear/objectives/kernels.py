@@ -69,9 +69,14 @@ def symmetric_kl(first: Tensor, second: Tensor) -> Tensor:
 
     Half the Jeffreys divergence, which CCL's code calls Jensen-Shannon's: it has no mixture and no bound.
     """
+    return symmetric_kl_of_rows(first, second).mean()
+
+
+def symmetric_kl_of_rows(first: Tensor, second: Tensor) -> Tensor:
+    """`symmetric_kl` of each row, (...)."""
     with _in_float32(first):
         left, right = first.float().log_softmax(-1), second.float().log_softmax(-1)
-        return ((left.exp() - right.exp()) * (left - right)).sum(-1).mean() / 2
+        return ((left.exp() - right.exp()) * (left - right)).sum(-1) / 2
 
 
 def same_label(labels: Tensor, others: Tensor | None = None) -> Tensor:

@@ -130,15 +130,14 @@ def moco() -> Run:
     Command:  torchrun --nproc-per-node 8 -m lookhear pretrain moco --store KINETICS --run FOLDER
     Data:     as avid_cross
     Hardware: a second copy of the model, without gradients, on every GPU
-    Promise:  MoCo was published for pictures alone: 60.8 top-1 on ImageNet with a linear probe (67.5 its second version,
+    Promise:  MoCo was published for pictures alone: 60.8 top-1 on ImageNet with a linear probe (67.5 its second,
               with objective.temperature=0.2, optim.schedule=cosine and more). No audio-visual run is known
 
-    Queue, momentum, temperature, batch, optimiser and schedule are those of its first version; the networks are those
-    of avid_cross with group normalisation, which needs no shuffling of batches between GPUs to keep keys from leaking
-    through batch statistics.
+    Queue, momentum, temperature, batch, optimiser and schedule are those of its first version; networks are those of
+    avid_cross. Batches are not shuffled between GPUs: what shuffling hides, batch statistics that a query and its key
+    share, a query of one modality and a key of the other hardly do.
     """
     run = _avid("moco", InstanceDiscriminationConfig(keys=QueueKeys(), loss="infonce"))
-    model = replace(run.model, audio=replace(CONV10, norm="group"), visual=replace(R2PLUS1D, norm="group"))
     optim = OptimConfig(
         name="sgd",
         learning_rate=0.03,
@@ -149,7 +148,7 @@ def moco() -> Run:
         step_at=(120, 160),
         step_factor=0.1,
     )
-    return replace(run, model=model, optim=optim, epochs=200)
+    return replace(run, optim=optim, epochs=200)
 
 
 def sscl() -> Run:
