@@ -5,7 +5,7 @@ both knows which belong together; nobody else does.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -90,6 +90,26 @@ def make_store(
         store.sounds.append((sound + noise).astype(np.float32))
         names = (f"kind {index % labels}",) if labels else ()
         store.clips.append(stored_clip(index, seconds, frame_seconds, num_samples=len(times), labels=names))
+    return store
+
+
+def in_files(store: StoreStandIn, clips_of_a_file: int) -> StoreStandIn:
+    """The same clips, each several one after another in a file: file-0.mp4, ..."""
+    end = 0.0
+    for index, clip in enumerate(store.clips):
+        start = 0.0 if index % clips_of_a_file == 0 else end
+        end = start + clip.end_seconds
+        path = f"file-{index // clips_of_a_file}.mp4"
+        store.clips[index] = replace(
+            clip,
+            clip_id=f"{path}@{round(start * 1000)}",
+            path=path,
+            start_seconds=start,
+            end_seconds=end,
+            frame_seconds=clip.frame_seconds + start,
+            picture_span=None if clip.picture_span is None else (start, end),
+            sound_span=None if clip.sound_span is None else (start, end),
+        )
     return store
 
 

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "hub": {"models"},
     "embedder": {"models", "data", "media", "device", "hub"},
     "tasks": {"embedder", "models", "data", "media", "distributed"},
-    "recipes": {"training", "tasks", "objectives", "models", "data", "media", "embedder", "device"},
+    "recipes": {"training", "tasks", "objectives", "models", "data", "media", "embedder", "device", "distributed"},
     "search": {"embedder", "tasks", "data", "media"},
 }
 # These may import everything, lazily.

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,3 +124,57 @@ def test_evaluate_probe(probe: str, workplace: Path, capsys: pytest.CaptureFixtu
     found = json.loads(capsys.readouterr().out)["probe"]
     assert (found["test_clips"], found["chance"]) == (2, 0.5)
     assert found["protocol"]["splits"] == ["train", "test"]
+
+
+def judge(words: list[str], workplace: Path, capsys: pytest.CaptureFixture[str], model: str = "tiny") -> dict[str, Any]:
+    options = ["--store", str(workplace / "store"), "--model", str(workplace / f"{model}.safetensors"), "--json"]
+    assert cli.main(["evaluate", *words, *options]) == 0, capsys.readouterr().err
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)[words[0]]
+    return found
+
+
+def test_evaluate_probe_with_settings(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    probe = ["probe", "--modality", "audio", "--probe"]
+    found = judge([*probe, "knn", "--set", "k=3", "--set", "temperature=null", "--windows", "2"], workplace, capsys)
+    assert found["protocol"]["settings"] == {"k": 3, "temperature": None}
+    assert found["protocol"]["windows_of_a_clip"] == 2
+    found = judge([*probe, "knn", "--train-split", "train"], workplace, capsys)
+    assert (found["test_clips"], found["protocol"]["splits"]) == (4, ["train"])
+    found = judge([*probe, "svm", "--set", "strengths=[0.1]", "--unit", "file"], workplace, capsys)
+    assert (found["protocol"]["regularisation_c"], found["protocol"]["unit"]) == (0.1, "file")
+    found = judge([*probe, "knn", "--folds", "train", "test"], workplace, capsys)
+    assert list(found["rounds"]) == ["train", "test"]
+    assert found["test_clips"] == 6
+
+
+def test_evaluate_probe_by_protocol(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["probe", "--probe", "svm", "--modality", "audio", "--protocol", "dcase", "--windows", "3"]
+    published = judge(words, workplace, capsys)["protocol"]["published"]
+    assert published["follows"] == "dcase"
+    assert published["done"]["strength"] == 1.0
+    assert "3 windows of each file, not 60 windows of each file" in published["differs"]
+    model = ["--store", str(workplace / "store"), "--model", str(workplace / "tiny.safetensors")]
+    assert cli.main(["evaluate", *words, *model]) == 0
+    assert "probe.protocol.published.differs\t" in capsys.readouterr().out, "the table says what differs, too"
+    assert cli.main(["evaluate", *words, *model, "--test-split", "test"]) == 1
+    assert "leave the splits out" in capsys.readouterr().err
+    assert cli.main(["evaluate", *words, *model, "--set", "k=3"]) == 1
+    assert "no setting 'k'" in capsys.readouterr().err
+    assert cli.main(["evaluate", *words, *model, "--stages", "4"]) == 1
+    assert "has tokens and no stages" in capsys.readouterr().err
+
+
+def test_evaluate_video(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = judge(["video", "--windows", "3", "--mode", "visual_of_both"], workplace, capsys, model="classifier")
+    assert (found["files"], found["protocol"]["windows_of_a_file"]) == (2, 3)
+    assert found["splits"]["test"]["clip_list"] == ["4.mp4", "5.mp4"]
+    found = judge(["video", "--mode", "audio"], workplace, capsys, model="classifier")
+    assert found["protocol"]["windows_of_a_file"] == 10
+    model, store = str(workplace / "classifier.safetensors"), str(workplace / "store")
+    splits = ["--split", "test", "train", "--store", store, "--model"]
+    assert cli.main(["evaluate", "video", *splits, model, model, "--windows", "0", "--frames", "one"]) == 0
+    printed = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
+    assert printed["video.splits.test.clip_list"] == "2", "lists of files are counted, not printed"
+    assert printed["video.files"] == "6"
+    assert cli.main(["evaluate", "video", "--protocol", "ucf101", "--store", store, "--model", model]) == 1
+    assert "1 models and the splits test1, test2, test3 do not fit" in capsys.readouterr().err

@@ -53,8 +53,10 @@ def _check_settings(words: list[str], settings: tuple[str, ...]) -> None:
     from lookhear.demo import DemoSettings
     from lookhear.media.scenes import SceneSettings
     from lookhear.recipes.finetune import FINETUNE_RECIPES
+    from lookhear.recipes.skimming import SKIM_RECIPES
     from lookhear.study.cavmae import StudySettings
     from lookhear.tasks.inpainting import InpaintConfig
+    from lookhear.tasks.labels.probes import CONFIGS
 
     configs: dict[str, Any] = {
         "prepare": PrepareConfig,
@@ -63,7 +65,10 @@ def _check_settings(words: list[str], settings: tuple[str, ...]) -> None:
         "study": StudySettings,
         "inpaint": InpaintConfig,
     }
-    recipes = {"pretrain": RECIPES, "finetune": FINETUNE_RECIPES}
+    if words[:2] == ["evaluate", "probe"]:
+        override(CONFIGS[words[words.index("--probe") + 1]](), settings)  # type: ignore[index]
+        return
+    recipes = {"pretrain": RECIPES, "finetune": FINETUNE_RECIPES | SKIM_RECIPES}
     config = recipes[words[0]][words[1]]() if words[0] in recipes else configs[words[0]]()
     override(config, settings)
 

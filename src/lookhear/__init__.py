@@ -10,7 +10,9 @@ The public names, all of which can be used as `lookhear.NAME`:
 - `forget(paths, index_path=...)`, `watch(folders, ...)`: take files out of an index, keep it up to date.
 - `prepare(folder, store)`, `pretrain(recipe, store=..., folder=...)`: learn from your own videos.
 - `report_runs(run_folders, out="report.html")`: one page about one or several runs.
-- `classify(path, model=...)` -> list of `LabelledMoment`; `evaluate_classification`, `evaluate_probe`.
+- `classify(path, model=...)` -> list of `LabelledMoment`; `evaluate_classification`, `evaluate_recognition` (whole
+  files), `evaluate_probe`, `evaluate_rounds` (folds and official splits).
+- `skim(path, model=..., skimmer=...)` -> `SkimmedFile`: a long file named from few of its moments; `evaluate_skimming`.
 - `evaluate_retrieval`, `evaluate_sync`, `evaluate_localization`, `localize`: what was learned, measured and shown.
 - `localize_sound`, `inpaint`: what a region sounds like; what is missing, filled in.
 - `embed(source, out, model=...)`, `read_embeddings(out)`: vectors of many files on disk, and back.
@@ -29,6 +31,7 @@ from lookhear.errors import UserError
 if TYPE_CHECKING:
     from lookhear.data.prepare import prepare
     from lookhear.data.store import Store
+    from lookhear.data.vectors import read_embeddings
     from lookhear.embedder import Embedder, load
     from lookhear.hub import push
     from lookhear.media.clip import Clip
@@ -50,13 +53,15 @@ if TYPE_CHECKING:
     from lookhear.tasks.inpainting import inpaint
     from lookhear.tasks.labels.classification import evaluate_classification
     from lookhear.tasks.labels.moments import LabelledMoment, classify
-    from lookhear.tasks.labels.probes import evaluate_probe
+    from lookhear.tasks.labels.probes import evaluate_probe, evaluate_rounds
+    from lookhear.tasks.labels.recognition import evaluate_recognition
+    from lookhear.tasks.labels.skim_file import SkimmedFile, skim
+    from lookhear.tasks.labels.skimming import evaluate_skimming
     from lookhear.tasks.localization.evaluation import evaluate_localization
     from lookhear.tasks.localization.overlays import localize, localize_sound
     from lookhear.tasks.localization.prompted import evaluate_prompted_segmentation
     from lookhear.tasks.matching.retrieval import evaluate_retrieval
     from lookhear.tasks.matching.sync import evaluate_sync
-    from lookhear.tasks.vectors import read_embeddings
 
 __version__ = "0.1.0"
 
@@ -67,6 +72,7 @@ __all__ = [
     "Index",
     "LabelledMoment",
     "PublishedChoices",
+    "SkimmedFile",
     "Store",
     "UserError",
     "Where",
@@ -76,7 +82,10 @@ __all__ = [
     "evaluate_localization",
     "evaluate_probe",
     "evaluate_prompted_segmentation",
+    "evaluate_recognition",
     "evaluate_retrieval",
+    "evaluate_rounds",
+    "evaluate_skimming",
     "evaluate_sync",
     "fetch",
     "finetune",
@@ -95,6 +104,7 @@ __all__ = [
     "read_clip",
     "read_embeddings",
     "report_runs",
+    "skim",
     "watch",
 ]
 
@@ -105,6 +115,7 @@ _HOMES = {
     "Index": "lookhear.search.index",
     "LabelledMoment": "lookhear.tasks.labels.moments",
     "PublishedChoices": "lookhear.models.published",
+    "SkimmedFile": "lookhear.tasks.labels.skim_file",
     "Store": "lookhear.data.store",
     "Where": "lookhear.search.filters",
     "classify": "lookhear.tasks.labels.moments",
@@ -113,7 +124,10 @@ _HOMES = {
     "evaluate_localization": "lookhear.tasks.localization.evaluation",
     "evaluate_prompted_segmentation": "lookhear.tasks.localization.prompted",
     "evaluate_probe": "lookhear.tasks.labels.probes",
+    "evaluate_recognition": "lookhear.tasks.labels.recognition",
     "evaluate_retrieval": "lookhear.tasks.matching.retrieval",
+    "evaluate_rounds": "lookhear.tasks.labels.probes",
+    "evaluate_skimming": "lookhear.tasks.labels.skimming",
     "evaluate_sync": "lookhear.tasks.matching.sync",
     "fetch": "lookhear.models.fetch",
     "finetune": "lookhear.recipes.finetune",
@@ -130,8 +144,9 @@ _HOMES = {
     "probe": "lookhear.media.probe",
     "push": "lookhear.hub",
     "read_clip": "lookhear.media.decode",
-    "read_embeddings": "lookhear.tasks.vectors",
+    "read_embeddings": "lookhear.data.vectors",
     "report_runs": "lookhear.report.run_page",
+    "skim": "lookhear.tasks.labels.skim_file",
     "watch": "lookhear.search.watch",
 }
 

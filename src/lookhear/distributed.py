@@ -247,6 +247,20 @@ def average(tensor: Tensor) -> Tensor:
     return total / world_size()
 
 
+def share_buffers(module: nn.Module) -> None:
+    """Gives every rank the floating-point buffers of rank 0: running statistics, which each had of its own batches.
+
+    Ranks then stay alike, and alike to what a checkpoint, written by rank 0, gives back.
+    """
+    buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+    if not is_grouped() or not buffers:
+        return
+    joined = torch.cat([buffer.detach().flatten().float() for buffer in buffers])
+    dist.broadcast(joined, src=0)
+    for buffer, part in zip(buffers, joined.split([buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(part.view_as(buffer))
+
+
 def any_rank(flag: bool, device: torch.device) -> bool:
     """Whether `flag` is set on any rank; the answer is the same on all of them."""
     if not is_grouped():

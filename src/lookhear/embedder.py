@@ -19,6 +19,7 @@ from lookhear.config import from_dict
 from lookhear.data.batch import Batch, windows_as_clips
 from lookhear.data.preprocess import Preprocess, PreprocessConfig
 from lookhear.data.sampling import window_starts
+from lookhear.data.vectors import Part
 from lookhear.data.windows import SPAN_SECONDS, WindowPlan, Windows, cut_windows
 from lookhear.device import Dtype, pick_device, pick_dtype
 from lookhear.errors import CheckpointError, ConfigError, MediaError
@@ -31,8 +32,6 @@ from lookhear.models.published import PublishedChoices, read_model
 from lookhear.models.tokens import Encoded, Output
 
 BATCH_SIZE = 32
-# of what a model says about a window: its vector in the shared space, its pooled token, all of its tokens
-Part = Literal["embedding", "pooled", "tokens"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -362,6 +361,11 @@ def load(
     """
     located = find_weights(name_or_path)
     loaded = read_model(located.path, choices=choices or located.choices)
+    if loaded.name == "skimmer":
+        raise CheckpointError(
+            f"{located.path} is a skimmer, which reads features and no media; name the model that made them, and this "
+            "one as the skimmer"
+        )
     if audio_frames is not None:
         loaded = with_audio_frames(loaded, audio_frames)
     try:

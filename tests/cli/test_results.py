@@ -20,6 +20,18 @@ def test_the_file_has_what_the_lines_only_count(tmp_path: Path, capsys: pytest.C
     assert json.loads((tmp_path / "below" / "result.json").read_text()) == {"retrieval": RECORD}
 
 
+def test_lists_are_counted_however_deep_and_counts_are_not(capsys: pytest.CaptureFixture[str]) -> None:
+    record = {
+        "splits": {"test1": {"left_out": [{"clip_id": "a@0"}] * 3}},
+        "protocol": {"left_out": {"has no sound": 7}},
+    }
+    give_result("video", record, as_json=False)
+    assert capsys.readouterr().out.splitlines() == [
+        "video.splits.test1.left_out\t3",
+        "video.protocol.left_out.has no sound\t7",
+    ]
+
+
 def test_what_is_no_number_is_null(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """JSON has no NaN: most readers would refuse the whole file."""
     record = {"median_rank": float("nan"), "interval": (0.0, float("inf")), "below": {"x": np.float64("nan")}}

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookhear.data.manifest import ManifestRow, read_manifest, write_manifest
+from lookhear.data.manifest import FileLabels, ManifestRow, read_manifest, write_manifest
+from lookhear.data.prepare import prepare
 from lookhear.data.store import PrepareConfig, Store
 from lookhear.errors import ConfigError, StoreError
 from lookhear.media.decode import read_clip
+from lookhear.media.encode import write_sound
 
 
 def test_clips_come_in_order_of_path_and_start(store: Store) -> None:
@@ -70,6 +72,20 @@ def test_splits(store: Store) -> None:
     assert [store.clips[int(index)].path for index in store.clips_in_split("val")] == ["first/clip 1.mp4"]
     with pytest.raises(StoreError, match=r"no split 'test'; it has: train, val"):
         store.clips_in_split("test")
+
+
+def test_a_file_may_belong_to_several_splits(tmp_path: Path) -> None:
+    """As the videos of UCF101 and HMDB51 do, which are judged on three splits."""
+    known = {}
+    (tmp_path / "media").mkdir()
+    for number, split in enumerate(("train1;test2", "test1;train2", "train1; train2")):
+        write_sound(tmp_path / "media" / f"{number}.wav", np.zeros(16000, np.float32), 16000)
+        known[f"{number}.wav"] = FileLabels(labels=("hum",), split=split)
+    store = Store(prepare(tmp_path / "media", tmp_path / "store", labels=known, workers=0).store)
+    assert [store.clips_in_split(name).tolist() for name in ("train1", "test1", "train2")] == [[0, 2], [1], [1, 2]]
+    assert store.clips[2].splits == store.manifest[2].splits == ("train1", "train2")
+    with pytest.raises(StoreError, match="it has: test1, test2, train1, train2"):
+        store.clips_in_split("train1;test2")
 
 
 def test_a_pickled_store_reads_the_same(store: Store) -> None:

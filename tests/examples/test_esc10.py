@@ -4,6 +4,7 @@ import argparse
 import csv
 import importlib.util
 import json
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +17,7 @@ from lookhear.errors import UserError
 from lookhear.media.encode import write_sound
 from lookhear.models.cavmae import CAVMAE, CAVMAEConfig
 from lookhear.models.checkpoint import save_checkpoint
+from lookhear.tasks.labels.probes import LinearProbeConfig
 from tiny_embedder import PREPROCESS, save_tiny
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "esc10.py"
@@ -34,7 +36,8 @@ def esc10() -> ModuleType:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two strengths of regularisation instead of all."""
-    monkeypatch.setattr("lookhear.tasks.labels.probes.REGULARISATIONS", (0.1, 1.0))
+    few = partial(LinearProbeConfig, strengths=(0.1, 1.0))
+    monkeypatch.setattr("lookhear.tasks.labels.probes.LinearProbeConfig", few)
 
 
 @pytest.fixture(scope="module")

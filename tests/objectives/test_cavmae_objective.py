@@ -377,7 +377,7 @@ def test_a_learned_temperature_learns_within_bounds() -> None:
     assert objective.log_temperature is not None
     assert objective.log_temperature.grad is not None
     objective.log_temperature.data.fill_(5.0)
-    objective.after_step()
+    objective.after_step(model)
     assert objective.log_temperature.exp().item() == pytest.approx(0.5)
 
 

@@ -36,6 +36,17 @@ PUBLISHED = {
     "as2m": (48, 1e-5, 50, 10, 2, "balanced", "bce", (1, 10), 527),
     "vggsound": (48, 1e-4, 10, 10, 2, "balanced", "ce", (3, 10), 309),
 }
+# Those of Listen to Look and CCL, and their encoders.
+TAUGHT = {
+    "listen_to_look_teacher": ("visual",),
+    "listen_to_look_finetune": ("audio", "visual"),
+    "ccl": ("visual",),
+    "listen_to_look_teacher_small": ("visual",),
+    "listen_to_look_finetune_small": ("audio", "visual"),
+    "image_teacher_small": ("visual",),
+    "audio_teacher_small": ("audio",),
+    "ccl_small": ("visual",),
+}
 SMALL_ENCODER = ["width=16", "heads=2", "audio_depth=0", "visual_depth=0", "joint_depth=1"]
 
 
@@ -73,6 +84,17 @@ def test_the_published_recipes(name: str) -> None:
 def test_a_recipe_takes_steps(name: str, tmp_path: Path) -> None:
     """The published ones with a small encoder: the way of the data is theirs."""
     settings = [f"model.encoder.{setting}" for setting in SMALL_ENCODER] if name in PUBLISHED else []
+    if name in ("ucf101", "hmdb51"):
+        settings = ["model.encoder.visual.width=32", "model.encoder.visual.blocks=[1,1,1,1]"]
+        settings += [
+            f"{room}.picture_{side}=32" for room in ("preprocess", "model.encoder") for side in ("height", "width")
+        ]
+    if name in TAUGHT:
+        settings = [f"model.encoder.{stream}.width=32" for stream in TAUGHT[name]]
+        settings += [
+            f"{room}.picture_{side}=32" for room in ("preprocess", "model.encoder") for side in ("height", "width")
+        ]
+        settings += ["objective.teachers=none"] if name.startswith("ccl") else []
     settings += ["data.batch_size=2", "steps=2", "average_epochs=null", "device=cpu", "data.num_workers=0"]
     store = LabelledStore(4)
     store.config = dataclasses.replace(store.config, channel=FINETUNE_RECIPES[name]().preprocess.channel)

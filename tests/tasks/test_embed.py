@@ -17,6 +17,7 @@ import pytest
 
 from lookhear.data.lock import only_writer
 from lookhear.data.prepare import PrepareConfig, prepare
+from lookhear.data.vectors import read_embeddings
 from lookhear.embedder import Embedder
 from lookhear.errors import ConfigError, MediaError, StoreError
 from lookhear.media.clip import Clip
@@ -24,7 +25,6 @@ from lookhear.media.decode import open_media
 from lookhear.media.encode import write_sound
 from lookhear.tasks import embed as embedding
 from lookhear.tasks.embed import EmbedSummary, embed
-from lookhear.tasks.vectors import read_embeddings
 from tiny_embedder import RATE, in_memory_embedder, make_clip, save_tiny, tiny_embedder, tune
 
 

@@ -14,6 +14,7 @@ from lookhear.training.optim import (
     freeze_encoder,
     learning_rate,
     set_learning_rate,
+    training_mode,
 )
 
 
@@ -28,6 +29,16 @@ def test_the_published_step_schedule() -> None:
     """Epochs 1-10 at full rate, 11-15 at half, 16-20 at a quarter, 21-25 at an eighth (the published logs)."""
     found = rates(OptimConfig(learning_rate=1.0, schedule="step"), 50, steps_per_epoch=2)
     assert found == [1.0] * 20 + [0.5] * 10 + [0.25] * 10 + [0.125] * 10
+
+
+def test_cuts_at_named_epochs() -> None:
+    """AVID on HMDB51: three tenths at epochs 3, 6 and 8."""
+    config = OptimConfig(learning_rate=1.0, schedule="step", step_factor=0.3, step_at=(3, 6, 8))
+    expected = [1.0] * 3 + [0.3] * 3 + [0.09] * 2 + [0.027] * 2
+    assert rates(config, 20, steps_per_epoch=2) == pytest.approx([rate for rate in expected for _ in range(2)])
+    for wrong in ((3, 3), (6, 3), (0, 3)):
+        with pytest.raises(ConfigError, match="step_at is"):
+            OptimConfig(step_at=wrong)
 
 
 def test_warmup_and_cosine() -> None:
@@ -132,8 +143,27 @@ def test_a_frozen_encoder_stays() -> None:
     optimizer.step()
     assert torch.equal(model.encoder.weight, before)
     assert model.encoder.weight.grad is None
+
+
+def test_a_frozen_batch_norm_keeps_its_statistics() -> None:
+    """In training mode it would take those of the labelled clips, and be another encoder in the end."""
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3, affine=False), nn.BatchNorm1d(3), nn.Dropout())
+    model[0].requires_grad_(False)
+    model.eval()
+    training_mode(model)
+    assert [layer.training for layer in model] == [False, True, True, True]
+    before = [layer.running_mean.clone() for layer in model[:3]]
+    model(torch.randn(8, 3) + 5)
+    assert [bool((layer.running_mean == old).all()) for layer, old in zip(model[:3], before, strict=True)] == [
+        True,
+        False,
+        False,
+    ]
+
+
+def test_what_cannot_be_frozen() -> None:
     with pytest.raises(ConfigError, match="needs a model with a head of its own, not a Linear"):
-        freeze_encoder(config, nn.Linear(1, 1))
+        freeze_encoder(OptimConfig(freeze="encoder"), nn.Linear(1, 1))
     with pytest.raises(ConfigError, match="head_ratio is 5 and needs a model with a head of its own, not a Linear"):
         build_optimizer(OptimConfig(head_ratio=5.0), [nn.Linear(1, 1), nn.Identity()])
     with pytest.raises(ConfigError, match="head_ratio is -1"):
@@ -144,3 +174,41 @@ def test_the_published_fine_tuning_schedule() -> None:
     """AS-20K: epochs 1 to 5 at full rate, then half of the one before in every epoch."""
     found = rates(OptimConfig(learning_rate=1.0, schedule="step", step_from=5, step_every=1), 8)
     assert found == [1.0] * 5 + [0.5, 0.25, 0.125]
+
+
+def test_what_an_objective_owns_can_keep_its_learning_rate() -> None:
+    """CCL's composers have no schedule."""
+    model, composer = nn.Linear(3, 2), nn.Linear(2, 2)
+    for constant in (True, False):
+        config = OptimConfig(learning_rate=0.4, weight_decay=0.1, constant_objective=constant)
+        optimizer = build_optimizer(config, [model, composer])
+        set_learning_rate(optimizer, 0.1)
+        rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        assert {rates[id(p)] for p in model.parameters()} == {0.1}
+        assert {rates[id(p)] for p in composer.parameters()} == {0.4 if constant else 0.1}
+        assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
+        decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+        assert (decays[id(composer.weight)], decays[id(composer.bias)]) == (0.1, 0.0)
+
+
+def test_sgd_is_that_of_torch() -> None:
+    """Momentum, Nesterov and decay reach the optimiser; a published run with plain SGD would otherwise be another."""
+
+    def train(optimizer: torch.optim.Optimizer, module: nn.Module) -> torch.Tensor:
+        for step in range(4):
+            optimizer.zero_grad()
+            module(torch.full((1, 3), step + 1.0)).square().sum().backward()
+            optimizer.step()
+        return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(3, 2), nn.Linear(3, 2)
+    theirs.load_state_dict(ours.state_dict())
+    config = OptimConfig(
+        name="sgd", learning_rate=0.01, momentum=0.8, nesterov=True, weight_decay=0.1, decay_vectors=True
+    )
+    expected = torch.optim.SGD(theirs.parameters(), lr=0.01, momentum=0.8, nesterov=True, weight_decay=0.1)
+    torch.testing.assert_close(train(build_optimizer(config, [ours]), ours), train(expected, theirs))
+    for settings in ({"momentum": 1.0}, {"momentum": 0.0, "nesterov": True}):
+        with pytest.raises(ConfigError, match="momentum"):
+            OptimConfig(name="sgd", **settings)

@@ -2,13 +2,16 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from lookhear.cli.arguments import several_labels
 from lookhear.console import print_record, print_rows, say, show_progress
-from lookhear.errors import MediaError
+from lookhear.errors import MediaError, UserError
+
+if TYPE_CHECKING:
+    from lookhear.tasks.labels.moments import LabelledMoment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +21,13 @@ class Classify:
     media: tyro.conf.Positional[tuple[Path, ...]]
     """Video or sound files."""
     model: str
-    """A fine-tuned checkpoint or a run folder."""
+    """A fine-tuned checkpoint or a run folder; with --skimmer, the model whose features that learned from."""
+    skimmer: Path | None = None
+    """Name each file as a whole, from the few moments that this skimmer looks at (`lookhear finetune skim_tiny`)."""
+    skim: int | None = None
+    """How often it looks (default: as in training)."""
+    measure_dense: bool = False
+    """Decode all moments as well, to measure what skimming saves; otherwise it is estimated."""
     top: int = 1
     """How many labels a window may have."""
     threshold: float = 0.25
@@ -40,6 +49,10 @@ class Classify:
         from lookhear.data.lists import read_classes
         from lookhear.tasks.labels.moments import classify
 
+        if self.skimmer is not None:
+            return self._skim(self.skimmer)
+        if self.skim is not None or self.measure_dense:
+            raise UserError("--skim and --measure-dense are about a skimmer; name one with --skimmer")
         loaded = embedder.load(self.model)
         classes = read_classes(self.classes).names if self.classes else None
         multi_label = several_labels(self.multi_label, self.single_label)
@@ -63,14 +76,50 @@ class Classify:
                 continue
             records += [{"path": str(path)} | asdict(moment) for moment in moments]
             if not self.json:
-                print_rows(
-                    (
-                        path,
-                        *(f"{value:.3f}" for value in (m.start_seconds, m.end_seconds, m.peak_seconds, m.score)),
-                        m.label,
-                    )
-                    for m in moments
-                )
+                print_rows(_row(path, moment) for moment in moments)
         if self.json:
             print_record(records, as_json=True)
         return failed
+
+    def _skim(self, skimmer: Path) -> int:
+        """The same of whole files, and what that took, on stderr or in the JSON."""
+        from lookhear import embedder
+        from lookhear.tasks.labels.skim_file import skim
+        from lookhear.tasks.labels.skimming import load_skimmer
+
+        if self.mode is not None or self.multi_label or self.single_label or self.classes is not None:
+            raise UserError("a skimmer says itself what it reads and which classes it names; leave these options out")
+        model, network = embedder.load(self.model), load_skimmer(skimmer)
+        records, failed = [], 0
+        for path in self.media:
+            try:
+                found = skim(
+                    path,
+                    model=model,
+                    skimmer=network,
+                    looks=self.skim,
+                    top=self.top,
+                    threshold=self.threshold,
+                    measure_dense=self.measure_dense,
+                )
+            except MediaError as error:
+                say(f"lookhear: {error}")
+                failed = 1
+                continue
+            records.append({"path": str(path)} | asdict(found) | {"saved_share": found.saved_share})
+            about = "measured" if found.dense_is_measured else "estimated from half a minute of it"
+            say(
+                f"{path}: {len(found.chosen_seconds)} of {found.moments} moments chosen, {found.heard} heard, "
+                f"{found.seen} seen, in {found.seconds:.2f} s; all of them: {found.dense_seconds:.2f} s ({about}), "
+                f"{found.saved_share:.0%} saved"
+            )
+            if not self.json:
+                print_rows(_row(path, moment) for moment in found.labels)
+        if self.json:
+            print_record(records, as_json=True)
+        return failed
+
+
+def _row(path: Path, moment: "LabelledMoment") -> tuple[object, ...]:
+    times = (moment.start_seconds, moment.end_seconds, moment.peak_seconds, moment.score)
+    return path, *(f"{value:.3f}" for value in times), moment.label

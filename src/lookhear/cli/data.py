@@ -1,6 +1,7 @@
 """What a model learns from: made scenes, prepared stores."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -24,23 +25,21 @@ class Scenes:
     """Another seed makes other scenes; the same seed makes the same bytes of picture and sound."""
     workers: int = 2
     """How many processes."""
+    shots: int = 1
+    """More than 1: films of so many scenes, in one of which something happens, with labels.csv (path, label, split)."""
     settings: Set = ()
     """Change a setting of the scenes, such as width=320."""
 
     def run(self) -> None:
         """Makes the scenes and prints one line each."""
+        from lookhear.media.films import FilmSettings, make_films
         from lookhear.media.scenes import SceneSettings, make_scenes
 
         settings = override(SceneSettings(), self.settings)
+        films = FilmSettings(shots=self.shots, scene=settings)
         with show_progress("scenes") as progress:
-            truth = make_scenes(
-                self.folder,
-                count=self.count,
-                seed=self.seed,
-                workers=self.workers,
-                settings=settings,
-                progress=progress,
-            )
+            make = partial(make_films, settings=films) if self.shots > 1 else partial(make_scenes, settings=settings)
+            truth = make(self.folder, count=self.count, seed=self.seed, workers=self.workers, progress=progress)
         print_rows([(scene.path, scene.kind, f"{scene.seconds:.2f}", len(scene.event_seconds)) for scene in truth])
 
 
@@ -50,7 +49,8 @@ class Prepare:
 
     source: tyro.conf.Positional[Path]
     """A folder (links are not followed out of it), one media file, or a list: CSV with a column path, lines, the JSON
-    of CAV-MAE and CAV-MAE Sync, VGGSound, AudioSet or ESC-50 as published."""
+    of CAV-MAE and CAV-MAE Sync, VGGSound, AudioSet, ESC-50, UCF101, Kinetics or ActivityNet as published; with --format
+    ucf101, hmdb51 or dcase also a folder of lists."""
     store: Path = Path("store")
     """Where the store is made. A run that was stopped goes on where it was."""
     workers: int = 2
@@ -59,12 +59,29 @@ class Prepare:
     """A CSV file with the columns path, label, split (the last two may be missing), paths relative to the source; or
     the table of ESC-50."""
     classes: Path | None = None
-    """A label CSV as published (index,mid,display_name): labels become its names; one that it lacks is an error."""
+    """A label CSV as published (index,mid,display_name), or text with a name a line: labels become its names; one that
+    it lacks is an error."""
     root: str = ""
     """Where the files of a list are: FOLDER for relative names and those below <YOUR_PATH>, OLD=FOLDER to put FOLDER
     in the place of OLD, a folder of another machine."""
-    format: Literal["table", "lines", "cavmae", "vggsound", "audioset", "esc50"] | None = None
-    """What kind of list it is, where what it holds does not tell."""
+    format: (
+        Literal[
+            "table",
+            "lines",
+            "cavmae",
+            "vggsound",
+            "audioset",
+            "esc50",
+            "esc10",
+            "ucf101",
+            "hmdb51",
+            "kinetics",
+            "activitynet",
+            "dcase",
+        ]
+        | None
+    ) = None
+    """What kind of list it is, where what it holds does not tell; that a folder is a list is told by nothing else."""
     shard: str = "0/1"
     """i/n: do only the i-th of n parts (0 <= i < n), on a machine of its own; the last one to finish joins them."""
     executor: Literal["processes", "ray"] = "processes"

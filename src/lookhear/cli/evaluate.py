@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 import tyro
 
 from lookhear.cli.arguments import kinds_of
-from lookhear.cli.evaluate_labels import EvaluateClassification, EvaluateProbe
+from lookhear.cli.evaluate_labels import EvaluateClassification, EvaluateProbe, EvaluateVideo
 from lookhear.cli.evaluate_places import EvaluateLocalization, EvaluateSegmentation
 from lookhear.cli.evaluate_search import EvaluateSearch
+from lookhear.cli.evaluate_skimming import EvaluateSkimming
 from lookhear.cli.results import give_result
 from lookhear.console import show_progress
 
@@ -100,7 +101,7 @@ class EvaluateSync:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure a checkpoint: retrieval, sync, localization, classification, probe, each beside chance and a baseline."""
+    """Measure a checkpoint: how well it matches, finds, names; each beside chance and a baseline."""
 
     task: tyro.conf.OmitSubcommandPrefixes[
         Annotated[EvaluateRetrieval, tyro.conf.subcommand("retrieval")]
@@ -109,7 +110,9 @@ class Evaluate:
         | Annotated[EvaluateSegmentation, tyro.conf.subcommand("segmentation")]
         | Annotated[EvaluateSearch, tyro.conf.subcommand("search")]
         | Annotated[EvaluateClassification, tyro.conf.subcommand("classification")]
+        | Annotated[EvaluateVideo, tyro.conf.subcommand("video")]
         | Annotated[EvaluateProbe, tyro.conf.subcommand("probe")]
+        | Annotated[EvaluateSkimming, tyro.conf.subcommand("skimming")]
     ]
 
     def run(self) -> None:

@@ -19,8 +19,7 @@ def give_result(name: str, record: dict[str, Any], *, as_json: bool, out: Path |
     if as_json:
         console.out(text)
     else:
-        counted = {key: len(value) if key in _LISTS else value for key, value in record.items()}
-        print_record({name: counted}, as_json=False)
+        print_record({name: _counted(record)}, as_json=False)
     if out is None:
         return
     try:  # after printing: what took hours to measure is not lost
@@ -28,3 +27,13 @@ def give_result(name: str, record: dict[str, Any], *, as_json: bool, out: Path |
         out.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}; the result was only printed") from error
+
+
+def _counted(value: Any) -> Any:
+    """A record with the length of each list of clips in its place, however deep it stands."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: len(item) if key in _LISTS and isinstance(item, (list, tuple)) else _counted(item)
+        for key, item in value.items()
+    }

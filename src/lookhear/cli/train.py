@@ -17,11 +17,11 @@ class Pretrain:
     each batch under torchrun (torchrun --nproc-per-node 4 -m lookhear pretrain ...)."""
 
     recipe: tyro.conf.Positional[str]
-    """The name of a recipe: tiny, grid, ..."""
+    """The name of a recipe: tiny, grid, ...; or one of your own, FILE.py:FUNCTION."""
     store: Path = Path("store")
     """What `lookhear prepare` made."""
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
-    """Where journal and checkpoints go (default: runs/RECIPE)."""
+    """Where journal and checkpoints go (default: runs/RECIPE, or runs/FUNCTION)."""
     settings: Set = ()
     """Change a setting of the run, such as optim.learning_rate=1e-3, parallel=fsdp, optim.accumulate=4."""
     json: bool = False
@@ -31,7 +31,7 @@ class Pretrain:
         """Trains and prints where the checkpoint lies."""
         from lookhear.recipes import pretrain
 
-        folder = self.run_folder or Path("runs") / self.recipe
+        folder = self.run_folder or Path("runs") / self.recipe.rpartition(":")[2]
         with show_progress("steps") as progress:
             summary = pretrain(self.recipe, store=self.store, folder=folder, settings=self.settings, progress=progress)
         print_record(to_dict(summary), as_json=self.json)
@@ -43,13 +43,14 @@ class Finetune:
     """Learn the labels of a store, from a pre-trained model or from scratch; go on where a run folder stopped."""
 
     recipe: tyro.conf.Positional[str]
-    """The name of a recipe: as20k, as2m, vggsound, finetune_tiny, esc10."""
+    """The name of a recipe: as20k, as2m, vggsound, finetune_tiny, esc10; for skimming: skim, skim_tiny."""
     store: Path = Path("store")
-    """What `lookhear prepare --labels` made."""
+    """What `lookhear prepare --labels` made; for skimming, the features that `lookhear embed` made."""
     initial: str | None = None
     """Checkpoint, run folder, or name of weights to start from."""
     labels: Path | None = None
-    """Label CSV (index, mid, display_name) that puts the classes in order; default: the store's labels, sorted."""
+    """Label CSV (index, mid, display_name) that puts the classes in order; default: the store's labels, sorted. For
+    skimming: a CSV list path,label,split of the videos, or a store; default: the store that was embedded."""
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """Where journal and checkpoints go (default: runs/RECIPE)."""
     settings: Set = ()

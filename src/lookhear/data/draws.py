@@ -30,10 +30,22 @@ class Draws:
         Row b depends only on (seed, epoch, index[b], purpose). Counter-based: each number is the SplitMix64 mix
         (Steele, Lea, Flood 2014) of its own position, so that nothing is drawn in a loop.
         """
+        return _shift_right(self._bits(index, count, purpose), 40).to(torch.float32) / 2**24  # 24 bits fill a float32
+
+    def _bits(self, index: Tensor, count: int, purpose: str) -> Tensor:
+        """Int64 (B, count) of 64 random bits each."""
         rows = _mix(index.to(torch.int64) ^ _signed(self._key(purpose)))
         counter = torch.arange(1, count + 1, dtype=torch.int64, device=index.device)
-        bits = _mix(rows[:, None] + counter * _signed(0x9E3779B97F4A7C15))
-        return _shift_right(bits, 40).to(torch.float32) / 2**24  # 24 bits fill a float32
+        return _mix(rows[:, None] + counter * _signed(0x9E3779B97F4A7C15))
+
+    def integers(self, index: Tensor, count: int, high: int, *, purpose: str) -> Tensor:
+        """Int64 (B, count) in [0, high), drawn as `uniform` is; exact up to any number of clips."""
+        return _shift_right(self._bits(index, count, purpose), 1) % high
+
+    def seed_of_step(self, rank: int) -> int:
+        """A seed for whatever a model draws by itself in this step (dropout), another for every process."""
+        step = Draws(seed=self.seed, epoch=self.step)
+        return int(step.integers(torch.tensor([rank]), 1, 1 << 62, purpose="step of a model"))
 
     def _key(self, purpose: str) -> int:
         """What all clips share, as an unsigned number: made by the CPU, which need not wait for a device then."""

@@ -18,9 +18,15 @@ class FileLabels:
     """What somebody says about a file: its labels, the split (`train`, `val`, ...) that it belongs to, its weight."""
 
     labels: tuple[str, ...] = ()
+    # several with `;` between, where it belongs to several: train1;test2
     split: str = ""
     # how often training draws it, relative to others, where clips are drawn by weight
     weight: float = 1.0
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names in `split`."""
+        return splits_of(self.split)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +53,16 @@ class ManifestRow:
     weight: float = 1.0
     # of the file, or of all files of a clip whose sound and pictures are files of their own
     size_bytes: int = 0
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names in `split`."""
+        return splits_of(self.split)
+
+
+def splits_of(split: str) -> tuple[str, ...]:
+    """The splits that a file belongs to, by what is written of it: names with `;` between, or nothing."""
+    return tuple(name.strip() for name in split.split(";") if name.strip())
 
 
 def json_line(value: Any) -> bytes:

@@ -25,7 +25,7 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from lookhear.config import from_dict
-from lookhear.data.manifest import ManifestRow, read_manifest
+from lookhear.data.manifest import ManifestRow, read_manifest, splits_of
 from lookhear.errors import ConfigError, StoreError
 
 FORMAT = 1
@@ -76,9 +76,15 @@ class StoredClip:
     picture_span: tuple[float, float] | None
     sound_span: tuple[float, float] | None
     labels: tuple[str, ...]
+    # of its file; several with `;` between (see `splits`)
     split: str
     # how often training draws it, relative to others, where clips are drawn by weight (as published lists say)
     weight: float = 1.0
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names in `split`."""
+        return splits_of(self.split)
 
     @property
     def has_picture(self) -> bool:
@@ -94,6 +100,12 @@ class StoredClip:
 def clip_id(path: str, start_seconds: float) -> str:
     """The name of a clip: the path of its file and its start in milliseconds."""
     return f"{path}@{round(start_seconds * 1000)}"
+
+
+def file_of_clip(name: str) -> tuple[str, int]:
+    """The path of a clip's file, and the clip's start in milliseconds: what `clip_id` made a name of."""
+    path, _, start = name.rpartition("@")
+    return path, int(start)
 
 
 class Store:
@@ -140,10 +152,10 @@ class Store:
 
     def clips_in_split(self, split: str) -> np.ndarray:
         """int64: index of every clip whose file belongs to `split`. Raises StoreError if there is none."""
-        belongs = np.array([row.split == split for row in self.manifest], dtype=bool)
+        belongs = np.array([split in row.splits for row in self.manifest], dtype=bool)
         indices = np.flatnonzero(belongs[self._index["row"]])
         if not len(indices):
-            known = ", ".join(sorted({row.split for row in self.manifest if row.split})) or "none"
+            known = ", ".join(sorted({name for row in self.manifest for name in row.splits})) or "none"
             raise StoreError(f"the store {self.path} has no split '{split}'; it has: {known}")
         return indices
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lookhear.config import to_dict
-from lookhear.data.lists import ListOptions, read_list
+from lookhear.data.lists import FOLDER_FORMATS, ListOptions, read_list
 from lookhear.data.manifest import FileLabels
 from lookhear.data.pictures import PictureFiles, count_frame_folders
 from lookhear.errors import UserError
@@ -54,7 +54,7 @@ def survey(
     options = options or ListOptions()
     if not source.exists():
         raise UserError(f"{source} does not exist; name a folder of media or a list of files")
-    is_list = not source.is_dir() and source.suffix.lower() not in MEDIA_SUFFIXES
+    is_list = options.format in FOLDER_FORMATS if source.is_dir() else source.suffix.lower() not in MEDIA_SUFFIXES
     named = {"root": options.root, "format": options.format, "classes": options.classes if labels is None else None}
     unused = [f"--{name}" for name, value in named.items() if value is not None]
     if unused and not is_list:
@@ -87,10 +87,11 @@ def _survey_list(source: Path, options: ListOptions) -> dict[str, SourceFile]:
     count_folders: Callable[[Path], int] = cache(count_frame_folders)
     files_by_stem: Callable[[Path], dict[str, list[str]]] = cache(_files_by_stem)
     found: dict[str, SourceFile] = {}
+    beside = source if source.is_dir() else source.parent
     for name, entry in listed.items():
-        path = options.place(entry.path, source.parent)
+        path = options.place(entry.path, beside)
         if entry.picture_folder is not None:
-            folder = options.place(entry.picture_folder, source.parent)
+            folder = options.place(entry.picture_folder, beside)
             file = _look_at_parts(path, name, folder, count_folders(folder))
         elif entry.any_suffix:
             file = _look_for_stem(path, name, files_by_stem(path.parent).get(path.name, []))
@@ -101,7 +102,7 @@ def _survey_list(source: Path, options: ListOptions) -> dict[str, SourceFile]:
         first = next(iter(listed.values()))
         raise UserError(
             f"none of the {len(listed)} files that {source} names is there; the first would be "
-            f"{options.place(first.path, source.parent)}; say with --root where they are: FOLDER for names that are "
+            f"{options.place(first.path, beside)}; say with --root where they are: FOLDER for names that are "
             "relative, OLD=FOLDER for a folder OLD of another machine"
         )
     return found

@@ -72,12 +72,31 @@ class WindowPlan:
 
         Spans overlap, so that every window is whole in one of them.
         """
-        start = info.start_seconds if start_seconds is None else max(start_seconds, info.start_seconds)
-        end = info.end_seconds if end_seconds is None else min(end_seconds, info.end_seconds)
+        starts = self.starts(info, start_seconds=start_seconds, end_seconds=end_seconds)
         window = self.preprocess.window_seconds
-        starts = window_starts(start, max(start, end), window_seconds=window, hop_seconds=self.hop_seconds)
         per_span = 1 + max(0, int((self.span_seconds - window) / self.hop_seconds + 1e-6))
         return [self._span(info, starts[first : first + per_span]) for first in range(0, len(starts), per_span)]
+
+    def starts(
+        self, info: MediaInfo, *, start_seconds: float | None = None, end_seconds: float | None = None
+    ) -> np.ndarray:
+        """float64 (M,): when the windows of a file, or of the part between two times, start."""
+        start = info.start_seconds if start_seconds is None else max(start_seconds, info.start_seconds)
+        end = info.end_seconds if end_seconds is None else min(end_seconds, info.end_seconds)
+        return window_starts(
+            start, max(start, end), window_seconds=self.preprocess.window_seconds, hop_seconds=self.hop_seconds
+        )
+
+    def spans_at(self, info: MediaInfo, starts: np.ndarray) -> list[Span]:
+        """The windows that start at `starts` (M,), ascending: those that touch in spans of about `span_seconds`."""
+        spans, first = [], 0
+        window = self.preprocess.window_seconds
+        for number in range(1, len(starts) + 1):
+            ends = number == len(starts) or starts[number] > starts[number - 1] + window
+            if ends or starts[number] + window > starts[first] + self.span_seconds:
+                spans.append(self._span(info, starts[first:number]))
+                first = number
+        return spans
 
     def read(self, media: MediaFile, spans: Iterable[Span]) -> Generator[tuple[Clip, Windows], None, None]:
         """Decodes `spans` in one pass: the clip (for its problems and silent spans) and its windows, for each.

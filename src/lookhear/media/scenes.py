@@ -10,10 +10,8 @@ A folder of scenes is the video files `scene-00000.mp4`, ... and `truth.jsonl`, 
 
 import colorsys
 import dataclasses
-import json
 import math
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,17 +19,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lookhear.config import difference, from_dict, to_dict
-from lookhear.errors import ConfigError, UserError
+from lookhear.config import to_dict
+from lookhear.errors import ConfigError
 from lookhear.media.encode import write_video
 from lookhear.media.scene_kinds import SHAPES
 from lookhear.media.scene_pen import NEVER, Color, Look, Moment, Pen
 from lookhear.media.scene_sounds import MIDDLE_PITCH_HZ, off_screen_sound, sound_of
-from lookhear.media.workers import LimitedPool
+from lookhear.media.truth import SceneTruth, load_truth, make_files
 from lookhear.progress import Progress, quiet
 
+__all__ = ["KINDS", "SceneSettings", "SceneTruth", "load_truth", "make_scenes"]
+
 KINDS: tuple[str, ...] = tuple(sorted(SHAPES))
-TRUTH_NAME = "truth.jsonl"
 SAMPLE_RATE = 16000
 # Goes into every truth record; a folder made by another version is not continued.
 FORMAT = 1
@@ -41,7 +40,6 @@ TAIL_SECONDS = 0.6  # after the last
 GAP_SECONDS = 0.55  # between two at least
 OCTAVES = 2.0  # between the pitch of the smallest and of the largest
 _SUPERSAMPLING = 2
-_SAVE_EVERY = 32  # files between two writings of truth.jsonl
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,23 +79,6 @@ class SceneSettings:
             raise ConfigError(f"{self.max_events} events need {needed:g} s, but min_seconds is {self.min_seconds:g}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class SceneTruth:
-    """What is true of one file."""
-
-    path: str  # relative to the folder, POSIX
-    kind: str
-    seconds: float
-    event_seconds: tuple[float, ...]  # when each event is seen and heard
-    frames_per_second: float
-    width: int
-    height: int
-    # the solid parts of the sounding object, per frame: left, top, right, bottom as fractions of the picture
-    boxes: tuple[tuple[float, float, float, float], ...]
-    # pitch_hz, size, x, y, mirrored, loudness, distractor, off_screen, noise, and what the file was made from
-    parameters: dict[str, Any]
-
-
 def make_scenes(
     folder: Path,
     *,
@@ -115,73 +96,9 @@ def make_scenes(
     version.
     """
     folder = Path(folder)
-    progress = progress or quiet
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make scenes in '{folder}': {error.strerror}; choose another folder") from error
-    known = _keepable(folder, seed, settings)
-    tasks = [_Task(folder=str(folder), index=index, seed=seed, settings=settings) for index in range(count)]
-    missing = [task for task in tasks if task.name not in known]
-    done = count - len(missing)
-    progress(done, count, "")
-    try:
-        with LimitedPool(workers if missing else 0) as pool:
-            for result in pool.map(_make_scene, missing):
-                if result.failure is not None:
-                    raise UserError(
-                        f"could not make '{folder / result.item.name}': {' '.join(result.failure.split())}; "
-                        "what was made is kept, call again to go on"
-                    ) from RuntimeError(result.details)  # the worker's traceback, for --debug
-                known[result.value.path] = result.value
-                done += 1
-                if done % _SAVE_EVERY == 0:
-                    _save_truth(folder, known)
-                progress(done, count, result.value.path)
-    finally:
-        if missing:
-            _save_truth(folder, known)
-    return [known[task.name] for task in tasks]
-
-
-def load_truth(folder: Path) -> dict[str, SceneTruth]:
-    """The truth of every file of a folder of scenes, by relative path. Raises UserError if there is none."""
-    path = Path(folder) / TRUTH_NAME
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"'{folder}' is no folder of scenes: cannot read {TRUTH_NAME} ({error.strerror})") from error
-    truths = {}
-    for number, line in enumerate(lines, start=1):
-        try:
-            truth = from_dict(SceneTruth, json.loads(line))
-        except (ValueError, ConfigError) as error:
-            raise UserError(f"'{path}', line {number}, is no truth record: {error}; make the scenes again") from error
-        truths[truth.path] = truth
-    return truths
-
-
-def _save_truth(folder: Path, truths: Mapping[str, SceneTruth]) -> None:
-    lines = [json.dumps(to_dict(truths[path])) + "\n" for path in sorted(truths)]
-    partial = folder / f".{TRUTH_NAME}.{os.getpid()}.partial"
-    partial.write_text("".join(lines), encoding="utf-8")
-    partial.replace(folder / TRUTH_NAME)
-
-
-def _keepable(folder: Path, seed: int, settings: SceneSettings) -> dict[str, SceneTruth]:
-    """The truths of files that are there and made by this very recipe."""
-    if not (folder / TRUTH_NAME).exists():
-        return {}
     recipe = _recipe(seed, settings)
-    truths = load_truth(folder)
-    for truth in truths.values():
-        different = difference(truth.parameters["recipe"], recipe, names=("there", "asked"))
-        if different:
-            raise UserError(
-                f"'{folder}' holds scenes of another recipe ({'; '.join(different)}): "
-                "choose another folder or delete this one"
-            )
-    return {path: truth for path, truth in truths.items() if (folder / path).is_file()}
+    tasks = [SceneTask(folder=str(folder), index=index, seed=seed, settings=settings) for index in range(count)]
+    return make_files(folder, tasks, _make_scene, recipe=recipe, workers=workers, progress=progress or quiet)
 
 
 def _recipe(seed: int, settings: SceneSettings) -> dict[str, Any]:
@@ -192,7 +109,9 @@ def _recipe(seed: int, settings: SceneSettings) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Task:
+class SceneTask:
+    """One scene that is to be made: everything about it follows from this."""
+
     folder: str
     index: int
     seed: int
@@ -200,6 +119,7 @@ class _Task:
 
     @property
     def name(self) -> str:
+        """Of the file."""
         return f"scene-{self.index:05d}.mp4"
 
     def rng(self, subject: int) -> np.random.Generator:
@@ -223,8 +143,32 @@ class _Actor:
     look: Look
 
 
-def _make_scene(task: _Task) -> SceneTruth:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ComposedScene:
+    """A scene that is not written yet."""
+
+    frames: Iterator[np.ndarray]  # uint8 (H, W, 3) each
+    waveform: np.ndarray  # float32 (S,)
+    truth: Callable[[], SceneTruth]  # to be asked once the frames are drawn
+
+
+def _make_scene(task: SceneTask) -> SceneTruth:
     """Writes one file; runs in a worker."""
+    scene, settings = compose_scene(task), task.settings
+    write_video(
+        Path(task.folder) / task.name,
+        frames=scene.frames,
+        frames_per_second=settings.frames_per_second,
+        waveform=scene.waveform,
+        sample_rate=SAMPLE_RATE,
+        crf=settings.crf,
+        preset=settings.preset,
+    )
+    return scene.truth()
+
+
+def compose_scene(task: SceneTask) -> ComposedScene:
+    """What `task` shows and what it sounds like."""
     settings = task.settings
     order = np.random.default_rng([task.seed, task.index // len(KINDS), len(KINDS)]).permutation(len(KINDS))
     kind = KINDS[order[task.index % len(KINDS)]]
@@ -254,15 +198,6 @@ def _make_scene(task: _Task) -> SceneTruth:
             boxes.append(_paint(canvas, actor, _moment(events, now, actor.variant), settings))
             yield noise.add(np.asarray(canvas.reduce(_SUPERSAMPLING)))
 
-    write_video(
-        Path(task.folder) / task.name,
-        frames=frames(),
-        frames_per_second=settings.frames_per_second,
-        waveform=sound.waveform,
-        sample_rate=SAMPLE_RATE,
-        crf=settings.crf,
-        preset=settings.preset,
-    )
     parameters = {
         "index": task.index,
         "pitch_hz": round(float(pitch_hz), 3),
@@ -278,17 +213,21 @@ def _make_scene(task: _Task) -> SceneTruth:
         "sound_noise": round(sound.noise, 6),
         "recipe": _recipe(task.seed, settings),
     }
-    return SceneTruth(
-        path=task.name,
-        kind=kind,
-        seconds=seconds,
-        event_seconds=events,
-        frames_per_second=settings.frames_per_second,
-        width=settings.width,
-        height=settings.height,
-        boxes=tuple(boxes),
-        parameters=parameters,
-    )
+
+    def truth() -> SceneTruth:
+        return SceneTruth(
+            path=task.name,
+            kind=kind,
+            seconds=seconds,
+            event_seconds=events,
+            frames_per_second=settings.frames_per_second,
+            width=settings.width,
+            height=settings.height,
+            boxes=tuple(boxes),
+            parameters=parameters,
+        )
+
+    return ComposedScene(frames=frames(), waveform=sound.waveform, truth=truth)
 
 
 def _draw_events(rng: np.random.Generator, seconds: float, settings: SceneSettings) -> tuple[float, ...]:
@@ -476,7 +415,9 @@ class _ScoredSound:
     off_screen: bool
 
 
-def _compose_sound(task: _Task, kind: str, pitch_hz: float, events: tuple[float, ...], seconds: float) -> _ScoredSound:
+def _compose_sound(
+    task: SceneTask, kind: str, pitch_hz: float, events: tuple[float, ...], seconds: float
+) -> _ScoredSound:
     """The events of one object at their times, with what else a microphone hears."""
     rng = task.rng(_SOUND)
     num_samples = round(seconds * SAMPLE_RATE)

@@ -114,6 +114,11 @@ class CAVMAEConfig:
             raise ConfigError("; ".join(problems))
 
     @property
+    def embedding_width(self) -> int:
+        """E: tokens and embeddings are of one width."""
+        return self.width
+
+    @property
     def audio_grid(self) -> Grid:
         """Tokens of a spectrogram: mel x time."""
         return Grid(self.num_mel_bins // self.audio_patch[0], self.audio_frames // self.audio_patch[1])
@@ -148,6 +153,12 @@ class CAVMAEConfig:
             stem_channels=self.stem_channels,
             learned_positions=self.learned_positions,
         )
+
+    def position_tables(self) -> dict[str, Grid]:
+        """The grid of each table of positions that a model of these sizes may have, by the name of its tensor."""
+        grids = {"audio": self.audio_grid, "visual": self.picture_grid}
+        tables = {f"{side}_tower.positions": grid for side, grid in grids.items()}
+        return tables | {f"decoder.{side}_positions": grid for side, grid in grids.items()}
 
     def unseen_settings(self) -> dict[str, int | bool]:
         """What changes the embeddings but shows in no tensor: part of a checkpoint's fingerprint."""

@@ -23,12 +23,18 @@ from lookhear.errors import CheckpointError, ConfigError
 from lookhear.models.cavmae import CAVMAE, CAVMAEConfig
 from lookhear.models.cavmae_sync import CAVMAESync, CAVMAESyncConfig
 from lookhear.models.classifier import CAVMAEClassifier, CAVMAEClassifierConfig
+from lookhear.models.multi_stream import MultiStream, MultiStreamConfig
+from lookhear.models.skimmer import Skimmer, SkimmerConfig
+from lookhear.models.stream_classifier import StreamClassifier, StreamClassifierConfig
 from lookhear.models.tokens import resize_positions
 
 MODELS: dict[str, tuple[type, type[nn.Module]]] = {
     "cavmae": (CAVMAEConfig, CAVMAE),
     "cavmae_sync": (CAVMAESyncConfig, CAVMAESync),
     "cavmae_classifier": (CAVMAEClassifierConfig, CAVMAEClassifier),
+    "multi_stream": (MultiStreamConfig, MultiStream),
+    "stream_classifier": (StreamClassifierConfig, StreamClassifier),
+    "skimmer": (SkimmerConfig, Skimmer),
 }
 
 FORMAT = 1  # of the metadata; raise it when an older lookhear could not read what is written
@@ -161,15 +167,14 @@ def with_audio_frames(loaded: LoadedCheckpoint, audio_frames: int) -> LoadedChec
     longer one's) or interpolated; config, preprocessing and fingerprint follow. Raises ConfigError for a number that
     is no multiple of the patch.
     """
-    config, encoder, prefix = loaded.config, loaded.config, ""
-    if isinstance(config, CAVMAEClassifierConfig):
-        encoder, prefix = config.encoder, "encoder."
-    resized = replace(encoder, audio_frames=audio_frames)
-    new = replace(config, encoder=resized) if prefix else resized
+    config = loaded.config
+    resized = replace(getattr(config, "encoder", config), audio_frames=audio_frames)
+    new = replace(config, encoder=resized) if hasattr(config, "encoder") else resized
     tensors = dict(loaded.model.state_dict())
-    for key in (f"{prefix}audio_tower.positions", f"{prefix}decoder.audio_positions"):
-        if key in tensors:
-            tensors[key] = resize_positions(tensors[key], encoder.audio_grid, resized.audio_grid).contiguous()
+    wanted = new.position_tables()
+    for key, grid in config.position_tables().items():
+        if key in tensors and grid != wanted[key]:
+            tensors[key] = resize_positions(tensors[key], grid, wanted[key]).contiguous()
     unused = getattr(loaded.model, "unused", {})
     preprocess = {**loaded.preprocess, "audio_frames": audio_frames}
     return replace(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lookhear.errors import ConfigError
 from lookhear.models.cavmae import CAVMAE, CAVMAEConfig
-from lookhear.models.tokens import Output
+from lookhear.models.tokens import Grid, Output
 from lookhear.models.transformer import Stream, initialise_linear, layer_norm
 
 Mode = Literal["both", "audio", "visual", "audio_of_both", "visual_of_both"]
@@ -43,6 +43,10 @@ class CAVMAEClassifierConfig:
             )
         if self.num_classes < 1:
             raise ConfigError(f"num_classes is {self.num_classes}; it must be at least 1")
+
+    def position_tables(self) -> dict[str, Grid]:
+        """The grid of each table of positions, by the name of its tensor."""
+        return {f"encoder.{name}": grid for name, grid in self.encoder.position_tables().items()}
 
     def unseen_settings(self) -> dict[str, int | bool]:
         """What changes the outputs but shows in no tensor: part of a checkpoint's fingerprint."""

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from lookhear.errors import CheckpointError
+from lookhear.models.cavmae import CAVMAEConfig
 from lookhear.models.checkpoint import compare, is_pickle, model_name
-from lookhear.models.classifier import CAVMAEClassifier
+from lookhear.models.multi_stream import MultiStreamConfig
 from lookhear.models.published import PUBLISHED_FORMAT, PublishedChoices, read_model, unpickle
 from lookhear.models.tokens import Grid, resize_positions
 from lookhear.models.vision_mae import MAE_DECODER_HEADS, MAE_HEADS, is_vision_mae, vision_mae_tensors
@@ -31,6 +32,10 @@ _PARTS = (
     (r"(audio|visual)_tower\.positions", r"\1 positions"),
     (r"(audio|visual)_head\..*", r"\1 contrastive head"),
     (r"(audio|visual)_(tower|norm)\..*", r"\1 tower"),
+    (r"(audio|visual)_encoder\.trunk\.tower\.positions", r"\1 positions"),
+    (r"(audio|visual)_encoder\..*", r"\1 encoder"),
+    (r"(audio|visual)_projection\..*", r"\1 projection"),
+    (r"fusion\..*", "fusion"),
     (r"head(_norm)?\..*", "classification head"),
     (r"decoder\.(audio|visual)_modality", r"\1 modality token of the decoder"),
     (r"decoder\.(audio|visual)_positions", r"\1 positions of the decoder"),
@@ -38,7 +43,9 @@ _PARTS = (
     (r"class token", "class token"),
 )
 _HEAD = "classification head"
-_SIZED_FREELY = ("registers", _HEAD)  # of another size, they start anew rather than being refused
+# Of an encoder; what no tensor shows. How its map becomes a vector may change.
+_STREAM_SETTINGS = ("kind", "strides", "stem_stride", "stem_pool", "heads")
+_SIZED_FREELY = ("registers", "projection", _HEAD)  # of another size, they start anew rather than being refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +102,10 @@ def initialise_from(
     located = locate(name_or_path)
     source = _read(located.path, model, choices or located.choices)
     config, prefix = _encoder_of(model)
-    assumed = _require_equal_heads(source, config, str(name_or_path))
+    assumed = _require_equal_settings(source, config, str(name_or_path))
     own = {key.removeprefix(prefix): (key, tensor) for key, tensor in model.state_dict().items()}
     found = dict(source.tensors)
-    resized = _resize(found, own, source.grids, _grids(config))
+    resized = _resize(found, own, source.grids, config.position_tables())
     ours, theirs = _by_part(own), _by_part(found)
     new = {part: len(names) for part, names in ours.items() if part and part not in theirs}
     left_out = {part: len(names) for part, names in theirs.items() if part and part not in ours}
@@ -130,6 +137,8 @@ def initialise_from(
 
 def _read(path: Path, model: nn.Module, choices: PublishedChoices | None) -> _Source:
     if path.is_file() and is_pickle(path) and is_vision_mae(raw := unpickle(path)):
+        if not isinstance(_encoder_of(model)[0], CAVMAEConfig):
+            raise CheckpointError(f"{path} (vision MAE) can only start a CAV-MAE, not a {type(model).__name__}")
         tensors = vision_mae_tensors(raw, _encoder_of(model)[0], path)
         grids = {}
         for name in ("visual_tower.positions", "decoder.visual_positions"):
@@ -142,7 +151,7 @@ def _read(path: Path, model: nn.Module, choices: PublishedChoices | None) -> _So
         kind=f"{'published' if loaded.format == PUBLISHED_FORMAT else 'lookhear'} {loaded.name}",
         tensors={key.removeprefix(prefix): tensor for key, tensor in loaded.model.state_dict().items()},
         fingerprint=loaded.fingerprint,
-        grids=_grids(config),
+        grids=config.position_tables(),
         config=config,
         labels=loaded.labels,
     )
@@ -152,12 +161,39 @@ def _encoder_of(model: nn.Module) -> tuple[Any, str]:
     """The configuration of a model's encoder, and what the names of its tensors begin with."""
     model_name(model)  # refuses what no checkpoint can hold
     config: Any = model.config
-    return (config.encoder, _ENCODER) if isinstance(model, CAVMAEClassifier) else (config, "")
+    return (config.encoder, _ENCODER) if hasattr(config, "encoder") else (config, "")
 
 
 def _are_others(given: Sequence[str], wanted: Sequence[str]) -> bool:
     """Whether two heads, both with known labels, tell other things apart."""
     return bool(given and wanted) and tuple(given) != tuple(wanted)
+
+
+def _require_equal_settings(source: _Source, config: Any, where: str) -> dict[str, int]:
+    """Raises CheckpointError where settings that no tensor shows differ; returns those that were assumed equal."""
+    streams = isinstance(config, MultiStreamConfig)
+    if streams != isinstance(source.config, MultiStreamConfig):
+        raise CheckpointError(
+            f"{where} ({source.kind}) shares no part with this model ({type(config).__name__}); start it from a model "
+            "of its own kind"
+        )
+    if streams:
+        _require_equal_streams(source.config, config, where)
+        return {}
+    return _require_equal_heads(source, config, where)
+
+
+def _require_equal_streams(source: MultiStreamConfig, config: MultiStreamConfig, where: str) -> None:
+    for name in ("audio", "visual"):
+        ours, theirs = getattr(config, name), getattr(source, name)
+        if ours is None or theirs is None:
+            continue
+        for setting in _STREAM_SETTINGS:
+            if getattr(ours, setting) != getattr(theirs, setting):
+                raise CheckpointError(
+                    f"{where} has {name}.{setting}={getattr(theirs, setting)} and this model "
+                    f"{getattr(ours, setting)}: the same tensors would mean something else; set them alike"
+                )
 
 
 def _require_equal_heads(source: _Source, config: Any, where: str) -> dict[str, int]:
@@ -183,13 +219,6 @@ def _published_heads(mae: _Source, name: str) -> int | None:
     """Heads of a vision MAE of a published width; None for another width, which shows nothing."""
     table, sizes = ("joint_norm.weight", MAE_HEADS) if name == "heads" else ("decoder.norm.weight", MAE_DECODER_HEADS)
     return sizes.get(len(mae.tensors[table]))
-
-
-def _grids(config: Any) -> dict[str, Grid]:
-    """The grid of each position table of a model."""
-    grids = {"audio": config.audio_grid, "visual": config.picture_grid}
-    tables = {f"{side}_tower.positions": grid for side, grid in grids.items()}
-    return tables | {f"decoder.{side}_positions": grid for side, grid in grids.items()}
 
 
 def _resize(

@@ -82,6 +82,8 @@ class Encoded:
     grid: Grid  # of the whole window, also under a mask
     pooled: Tensor  # (B, N, D) the global token if the model has one, otherwise the mean of `tokens`
     embedding: Tensor  # float32 (B, N, E) in the shared space, unit length
+    # (B, N, C, h, w) of every stage of an encoder that has stages, or (B, N, C, t, h, w) of a clip's; where asked for
+    stages: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

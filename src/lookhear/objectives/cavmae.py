@@ -138,7 +138,7 @@ class CAVMAEObjective(PiecewiseObjective):
             report["temperature"] = self.log_temperature.exp()
         return Comparison(terms={"contrastive": self.config.contrastive_weight * nce.loss}, report=report)
 
-    def after_step(self) -> None:
+    def after_step(self, model: nn.Module) -> None:
         """Keeps a learned temperature within bounds."""
         if self.log_temperature is not None:
             low, high = TEMPERATURE_RANGE

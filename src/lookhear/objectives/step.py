@@ -1,5 +1,6 @@
 """What every objective is and returns."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -31,14 +32,34 @@ class Step:
 
 
 class Objective(nn.Module):
-    """What a model is trained for. It owns only what is thrown away after training; the model is passed in."""
+    """What a model is trained for. It owns only what is thrown away after training; the model is passed in.
+
+    Its parameters and buffers are state of the run: saved with every checkpoint and there again when it goes on. Only
+    `forward` must be written; a new objective with banks, copies or phases overrides the others as it needs them.
+    """
+
+    def learns_from(self, instances: Tensor) -> None:
+        """Told once, before anything else: the clips of the run, int64 (n,) ranks in the store, ascending."""
+
+    def take_over(self, earlier: Mapping[str, Tensor]) -> None:
+        """Told once where a new run starts from an earlier run on the same store: the state of that run's objective."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Called before the first step of each epoch (from 0): a change of state that goes by epochs."""
+
+    def restarts_optimizer(self, epoch: int) -> bool:
+        """Whether the optimiser forgets its running means where `epoch` begins, as what it optimises is another."""
+        return False
 
     def forward(self, model: nn.Module, batch: Batch, draws: Draws) -> Step:
         """The step of one preprocessed batch. Every random number comes from `draws`; no state changes here."""
         raise NotImplementedError
 
-    def after_step(self) -> None:
-        """Called once after each step of the optimiser: the place for every change of state."""
+    def after_step(self, model: nn.Module) -> None:
+        """Called once after each step of the optimiser: the place for every other change of state.
+
+        What it writes must be the same on all processes: gather what they saw before (`distributed.all_gather`).
+        """
 
 
 class ObjectiveConfig(Protocol):

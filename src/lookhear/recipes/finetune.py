@@ -13,13 +13,26 @@ from torch import nn
 
 from lookhear.config import nearest, override
 from lookhear.data.dataset import WindowDataset, make_batches
+from lookhear.data.features import open_features
 from lookhear.data.lists.classes import Classes, read_classes
 from lookhear.data.preprocess import Preprocess, PreprocessConfig
 from lookhear.data.store import Store
 from lookhear.device import pick_dtype
 from lookhear.errors import ConfigError, StoreError
 from lookhear.progress import Progress, quiet
+from lookhear.recipes.actions import actions_tiny, hmdb51, ucf101
 from lookhear.recipes.classifiers import as2m, as20k, esc10, finetune_tiny, vggsound
+from lookhear.recipes.distilled import ccl, listen_to_look_finetune, listen_to_look_teacher
+from lookhear.recipes.distilled_small import (
+    audio_teacher_small,
+    ccl_small,
+    image_teacher_small,
+    listen_to_look_finetune_small,
+    listen_to_look_teacher_small,
+)
+from lookhear.recipes.skimming import SKIM_RECIPES, SkimTraining, train_skimmer
+from lookhear.recipes.teaching import fit_to_teachers
+from lookhear.tasks.labels.videos import video_labels
 from lookhear.tasks.metrics import average_precision
 from lookhear.training.loop import Evaluator, TrainSummary, train
 from lookhear.training.run import Run
@@ -30,6 +43,17 @@ FINETUNE_RECIPES: dict[str, Callable[[], Run]] = {
     "vggsound": vggsound,
     "finetune_tiny": finetune_tiny,
     "esc10": esc10,
+    "ucf101": ucf101,
+    "hmdb51": hmdb51,
+    "actions_tiny": actions_tiny,
+    "listen_to_look_teacher": listen_to_look_teacher,
+    "listen_to_look_finetune": listen_to_look_finetune,
+    "ccl": ccl,
+    "listen_to_look_teacher_small": listen_to_look_teacher_small,
+    "listen_to_look_finetune_small": listen_to_look_finetune_small,
+    "image_teacher_small": image_teacher_small,
+    "audio_teacher_small": audio_teacher_small,
+    "ccl_small": ccl_small,
 }
 VALIDATION = "validation"  # the evaluator's name in the journal
 
@@ -43,7 +67,7 @@ def finetune(
     labels: str | Path | None = None,
     settings: Iterable[str] = (),
     progress: Progress = quiet,
-) -> TrainSummary:
+) -> TrainSummary | SkimTraining:
     """Trains the recipe `name`, changed by `settings` (`a.b=value`), on the labels of a finished store.
 
     `initial` is what the model starts from (see `models.initial.initialise_from`); None: from scratch. `labels` is a
@@ -51,15 +75,24 @@ def finetune(
     are the labels of the store, sorted. With data.validation_split every epoch is judged on that split, and the best
     checkpoint is kept and named in best.json. On a run folder that exists it goes on where that stopped.
 
+    A recipe of SKIM_RECIPES learns from features instead (`store`: see `open_features`), and from `labels` as
+    `video_labels` reads them.
+
     Raises ConfigError for an unknown recipe or a contradiction, StoreError for a store without labels.
     """
+    if name in SKIM_RECIPES:
+        skimming = override(SKIM_RECIPES[name](), settings)
+        if initial is not None:
+            skimming = dataclasses.replace(skimming, initial=str(initial))
+        named = video_labels(labels, store)
+        return train_skimmer(skimming, open_features(store), named, Path(folder), progress=progress)
     if name not in FINETUNE_RECIPES:
-        raise ConfigError(f"no recipe to fine-tune '{name}'{nearest(name, FINETUNE_RECIPES)}")
+        raise ConfigError(f"no recipe to fine-tune '{name}'{nearest(name, FINETUNE_RECIPES | SKIM_RECIPES)}")
     opened = Store(store)
     run = override(FINETUNE_RECIPES[name](), settings)
     if initial is not None:
         run = dataclasses.replace(run, initial=str(initial))
-    run = fit_to_labels(run, opened, None if labels is None else read_classes(labels))
+    run = fit_to_teachers(fit_to_labels(run, opened, None if labels is None else read_classes(labels)))
     evaluators = {} if run.data.validation_split is None else {VALIDATION: judge_split(run, opened)}
     return train(run, opened, Path(folder), evaluators=evaluators, progress=progress)
 
@@ -77,7 +110,7 @@ def fit_to_labels(run: Run, store: Store, listed: Classes | None = None) -> Run:
             f"no clip of {store.path} has a label to learn; prepare it with --labels, or name others in data.classes"
         )
     objective = run.objective
-    if objective.loss == "auto":
+    if getattr(objective, "loss", None) == "auto":
         several = any(len(known.intersection(labels)) > 1 for labels in found)
         objective = dataclasses.replace(objective, loss="bce" if several else "ce")
     run = dataclasses.replace(
@@ -87,7 +120,7 @@ def fit_to_labels(run: Run, store: Store, listed: Classes | None = None) -> Run:
         data=dataclasses.replace(run.data, classes=classes),
     )
     if run.data.validation_split is not None and run.select is None:
-        number = "mean_average_precision" if objective.loss == "bce" else "accuracy"
+        number = "mean_average_precision" if getattr(objective, "loss", None) == "bce" else "accuracy"
         every = "epoch" if run.evaluate_every is None else run.evaluate_every
         run = dataclasses.replace(run, select=f"{VALIDATION}.{number}", evaluate_every=every)
     return run
@@ -96,7 +129,7 @@ def fit_to_labels(run: Run, store: Store, listed: Classes | None = None) -> Run:
 def _labels_of(store: Store, splits: Sequence[str]) -> list[tuple[str, ...]]:
     """The labels of every file that is learned from."""
     rows = [row for row in store.manifest if row.status != "refused"]
-    return [row.labels for row in rows if not splits or row.split in splits]
+    return [row.labels for row in rows if not splits or not set(splits).isdisjoint(row.splits)]
 
 
 def _in_order(found: Sequence[Sequence[str]], listed: Classes | None) -> tuple[str, ...]:
@@ -115,10 +148,17 @@ def judge_split(run: Run, store: Store) -> Evaluator:
     to report come from `lookhear evaluate classification`. Raises StoreError where the split has no clip to judge on.
     """
     assert run.data.validation_split is not None
+    indices, learned = store.clips_in_split(run.data.validation_split), run.data.clips_of(store)
+    shared = 0 if learned is None else len(np.intersect1d(indices, learned))
+    if shared:  # files may belong to several splits
+        raise StoreError(
+            f"{shared} clips of data.validation_split '{run.data.validation_split}' are also in data.split; choose a "
+            "validation split that shares none with it"
+        )
     dataset = WindowDataset(
         store,
         run.preprocess,
-        indices=store.clips_in_split(run.data.validation_split),
+        indices=indices,
         seed=run.seed,
         mode="disjoint",
         classes=run.data.classes,

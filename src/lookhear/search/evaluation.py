@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lookhear.embedder import Embedder, Part, untrained
+from lookhear.data.vectors import Part
+from lookhear.embedder import Embedder, untrained
 from lookhear.errors import MediaError, UserError
 from lookhear.media.decode import read_clip
 from lookhear.media.encode import write_sound, write_video

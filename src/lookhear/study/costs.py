@@ -12,6 +12,7 @@ from lookhear.training.run import model_kind
 if TYPE_CHECKING:
     from lookhear.training.run import Run
 
+_INSTANCES = 1 << 16  # clips that a memory bank has rows for; how many does not change what a step costs
 _CLIPS = 2  # that are counted; the cost of a step is linear in them, but for the contrastive matrix
 
 
@@ -29,7 +30,7 @@ def step_gigaflops(run: "Run") -> float:
     from torch.utils.flop_counter import FlopCounterMode
 
     model = MODELS[model_kind(run.model)][1](run.model)
-    objective = run.objective.build(model, num_instances=_CLIPS, num_classes=0)
+    objective = run.objective.build(model, num_instances=_INSTANCES, num_classes=0)
     sizes, windows = run.preprocess, run.data.windows_per_clip
     batch = Batch(
         clip_ids=("",) * _CLIPS,

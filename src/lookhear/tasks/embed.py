@@ -18,13 +18,14 @@ from lookhear.data.preprocess import check_store
 from lookhear.data.sampling import window_starts
 from lookhear.data.store import STORE_NAME, Store
 from lookhear.data.stretch import Decoded, Gathered, StretchJob, Verdict, decode_stretches
+from lookhear.data.vectors import Dtype, EmbeddedFile, EmbeddingFacts, Part, latest
 from lookhear.data.windows import WindowPlan, Windows, cut_windows, join_windows
-from lookhear.embedder import Embedder, Part, load
+from lookhear.embedder import Embedder, load
 from lookhear.errors import ConfigError, MediaError, StoreError
 from lookhear.media.probe import find_media
 from lookhear.media.workers import LimitedPool
 from lookhear.progress import Progress, quiet
-from lookhear.tasks.vectors import Dtype, EmbeddedFile, EmbeddingFacts, ShardWriter, latest, writing
+from lookhear.tasks.vectors import ShardWriter, writing
 from lookhear.tasks.windows import read_clip_windows
 
 TIME_LIMIT_SECONDS = 300.0

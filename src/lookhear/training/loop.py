@@ -34,7 +34,7 @@ from lookhear.training.feed import Clock, on_device
 from lookhear.training.gradients import compute_gradients
 from lookhear.training.journal import Journal
 from lookhear.training.loggers import Loggers
-from lookhear.training.optim import OptimConfig, clip_gradients, learning_rate, set_learning_rate
+from lookhear.training.optim import OptimConfig, clip_gradients, learning_rate, set_learning_rate, training_mode
 from lookhear.training.resume import (
     Snapshot,
     State,
@@ -109,7 +109,10 @@ def train(
     with distributed.process_group(device), _sigterm() as terminated:
         preprocess = Preprocess(open_run_folder(run, store, folder))
         dataset = _open_dataset(run, store, preprocess.config, device)
-        state = start_or_resume(run, folder, device, num_instances=len(store), classes=dataset.classes)
+        instances = torch.tensor(sorted(clip.index for clip in dataset.clips))
+        state = start_or_resume(
+            run, folder, device, instances=instances, classes=dataset.classes, store_digest=store.digest
+        )
         plan = _Plan.of(run, dataset, start=state.step, stop_after=stop_after)
         write = partial(
             write_checkpoint,
@@ -201,18 +204,37 @@ def _take_step(run: Run, state: State, plan: "_Plan", preprocess: Preprocess, ba
     Nothing in here makes the CPU wait for a GPU, so that it can prepare the steps to come.
     """
     epoch = plan.epoch(state.step)
+    if state.step % plan.steps_per_epoch == 0:
+        _begin_epoch(state, epoch)
     rate = plan.learning_rate(run.optim, state.step)
     set_learning_rate(state.optimizer, rate)
     draws = Draws(seed=run.seed, epoch=epoch, step=state.step)
     ready = preprocess(batch)
     ready = augment(ready, run.augment, draws, masked_value=preprocess.config.normalised_zero)
     state.optimizer.zero_grad(set_to_none=True)
-    result = compute_gradients(state.pair, ready, draws, pieces=run.optim.accumulate)
+    with _seeded(draws, batch.index.device):
+        result = compute_gradients(state.pair, ready, draws, pieces=run.optim.accumulate)
     norm = None if run.optim.clip_norm is None else clip_gradients(state.parts, run.optim.clip_norm)
     state.optimizer.step()
-    state.objective.after_step()
+    state.objective.after_step(state.model)
+    distributed.share_buffers(state.model)
     state.step += 1
     return _record(result, step=state.step, epoch=epoch, rate=rate, norm=norm)
+
+
+@contextmanager
+def _seeded(draws: Draws, device: torch.device) -> Iterator[None]:
+    """What a model draws by itself (dropout) follows from seed, step and rank; the caller's generators stay."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(draws.seed_of_step(distributed.rank()))
+        yield
+
+
+def _begin_epoch(state: State, epoch: int) -> None:
+    with torch.no_grad():
+        state.objective.begin_epoch(epoch)
+    if state.objective.restarts_optimizer(epoch):
+        state.optimizer.state.clear()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,8 +289,8 @@ def _open_dataset(run: Run, store: Store, preprocess: PreprocessConfig, device: 
         mode=run.data.windows,
         pairs_per_clip=run.data.pairs_per_clip,
         classes=run.data.classes or None,
-        modalities=run.modalities,
-        labelled=run.num_classes > 0,
+        modalities=run.read_modalities,
+        labelled=run.labelled,
         sampling=run.data.sampling,
         mixup=run.augment.mixup,
         resize=device.type != "cuda",
@@ -331,7 +353,7 @@ def _evaluate(evaluators: Mapping[str, Evaluator], model: nn.Module, preprocess:
         whole.eval()
         with torch.no_grad():
             results = {name: dict(evaluator(whole, preprocess)) for name, evaluator in evaluators.items()}
-        whole.train()
+        training_mode(whole)
     distributed.barrier()
     return {"evaluation": results}
 

@@ -40,12 +40,13 @@ from lookhear.models.checkpoint import (
     save_checkpoint,
 )
 from lookhear.models.initial import initialise_from
+from lookhear.models.weights import locate
 from lookhear.objectives.step import Objective
 from lookhear.training.average import WeightAverage
 from lookhear.training.blocks import blocks_of, prepare_blocks
 from lookhear.training.gradients import Pair, check_pieces
 from lookhear.training.journal import JOURNAL, SPEED, cut_back
-from lookhear.training.optim import build_optimizer, freeze_encoder
+from lookhear.training.optim import build_optimizer, freeze_encoder, training_mode
 from lookhear.training.run import OPERATIONAL, Run, model_kind
 from lookhear.training.selection import Best
 
@@ -158,11 +159,13 @@ def read_run(folder: Path) -> Run:
 
 
 def start_or_resume(
-    run: Run, folder: Path, device: torch.device, *, num_instances: int, classes: Sequence[str]
+    run: Run, folder: Path, device: torch.device, *, instances: Tensor, classes: Sequence[str], store_digest: str
 ) -> State:
     """The state after the newest checkpoint in `folder`, or a new one; the journal is cut back to it.
 
-    A new one starts from `run.initial`, if that names weights; a resumed one does not look at them again.
+    `instances` are the clips that are learned from, int64 (n,) ranks in the store, ascending. A new state starts from
+    `run.initial`, if that names weights, and takes over what the objective of that run knows of the same store (its
+    memory banks); a resumed one does not look at them again.
     """
     newest = newest_checkpoint(folder)
     if newest is None:
@@ -178,12 +181,18 @@ def start_or_resume(
     saved = None if newest is None else _read_state(newest / _STATE)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed + 1)
-        objective = run.objective.build(model, num_instances=num_instances, num_classes=len(classes))
+        objective = run.objective.build(model, num_instances=len(instances), num_classes=len(classes))
+    objective.learns_from(instances)
+    if newest is None and run.initial is not None:
+        earlier = _earlier_objective(run.initial, store_digest)
+        if earlier is not None:
+            objective.take_over(earlier)
     if saved is not None:
         objective.load_state_dict(saved["objective"])
-    model.to(device).train()
+    model.to(device)
     objective.to(device).train()
     freeze_encoder(run.optim, model)
+    training_mode(model)
     pair = Pair(model, objective, pick_dtype(run.dtype, device))
     check_pieces(pair, run.optim.accumulate, num_clips=run.data.batch_size // distributed.world_size())
     prepare_blocks(model, compiled=run.compile, checkpointed=run.activation_checkpointing)
@@ -226,6 +235,16 @@ def _read_state(path: Path) -> dict[str, Any]:
             f"initial={path.parent.parent}"
         )
     return saved
+
+
+def _earlier_objective(initial: str, store_digest: str) -> dict[str, Tensor] | None:
+    """The state of the objective of the run that `initial` is a checkpoint of; None where it is none of this store."""
+    model = locate(initial).path
+    state = model.parent / _STATE
+    if not state.is_file() or load_checkpoint(model).extra.get("store") != store_digest:
+        return None
+    found: dict[str, Tensor] = _read_state(state)["objective"]
+    return found
 
 
 def _load_state(state: State, saved: Mapping[str, Any]) -> None:
@@ -328,7 +347,8 @@ def write_checkpoint(
     try:
         (beside / _STATE).parent.mkdir(parents=True)
         extra: dict[str, Any] = {"run": run.name, "step": snapshot.step, "store": store_digest}
-        extra["objective"] = run.to_dict()["objective"]  # what the decoder's predictions mean
+        extra["splits"] = list(run.data.splits)  # of the store, that it learned from; none: all
+        extra["objective"] = _without_places(run.to_dict()["objective"])  # what the decoder's predictions mean
         if run.initial is not None:
             extra["started_from"] = Path(run.initial).name  # a path of this machine is nobody else's
         kept = {"preprocess": to_dict(preprocess), "labels": labels}
@@ -352,6 +372,14 @@ def write_checkpoint(
             "the one before it is whole: make room and run the same command again"
         ) from error
     _prune(folder, run.keep_checkpoints, best=snapshot.best)
+
+
+def _without_places(objective: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the names of teachers instead of their paths, which are nobody else's."""
+    return {
+        name: Path(value).name if isinstance(value, str) and "teacher" in name and value else value
+        for name, value in objective.items()
+    }
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

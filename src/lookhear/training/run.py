@@ -20,7 +20,7 @@ from lookhear.training.loggers import LoggerName
 from lookhear.training.optim import OptimConfig
 
 MODEL_CONFIGS = {name: config for name, (config, _) in MODELS.items()}
-# Splits on which no checkpoint may be chosen, in lower case.
+# Splits on which no checkpoint may be chosen, in lower case and without a number (test1 is the test set of split 1).
 TEST_SPLITS = frozenset({"test", "eval", "evaluation"})
 # Settings that change where and how a run computes, not what it learns: they may differ when it is resumed.
 OPERATIONAL = frozenset(
@@ -72,7 +72,7 @@ class DataConfig:
             self._check_validation(self.validation_split)
 
     def _check_validation(self, name: str) -> None:
-        if name.lower() in TEST_SPLITS:
+        if name.lower().rstrip("0123456789") in TEST_SPLITS:
             raise ConfigError(
                 f"data.validation_split is '{name}': a checkpoint chosen on the test set makes its score too good; "
                 "choose on a part of the training clips"
@@ -191,8 +191,19 @@ class Run:
         return int(getattr(self.model, "num_classes", 0))
 
     @property
+    def labelled(self) -> bool:
+        """Whether only clips with a label are learned from: a classifier can also learn from a teacher."""
+        return self.num_classes > 0 and bool(getattr(self.objective, "needs_labels", True))
+
+    @property
+    def read_modalities(self) -> Modalities:
+        """What training reads, and so what a clip must have: what the model does, and what a teacher of it does."""
+        reads = {self.modalities, *getattr(self.objective, "reads", ())}
+        return self.modalities if len(reads) == 1 else "both"
+
+    @property
     def modalities(self) -> Modalities:
-        """What the model reads in training, and so what a clip must have."""
+        """What the model reads."""
         mode = str(getattr(self.model, "mode", getattr(self.model, "modalities", "both")))
         read: Modalities = mode.removesuffix("_of_both")  # type: ignore[assignment]
         return read

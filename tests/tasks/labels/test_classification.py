@@ -14,8 +14,9 @@ from lookhear.models.classifier import Mode
 from lookhear.tasks.labels import classification
 from lookhear.tasks.labels.classification import evaluate_classification, score_classes
 from lookhear.tasks.labels.logits import probabilities, window_logits
+from lookhear.tasks.labels.units import WindowChoice
 from lookhear.tasks.windows import read_clip_windows
-from stand_ins import StoreStandIn, make_store
+from stand_ins import StoreStandIn, in_files, make_store
 from tiny_embedder import WINDOW_SECONDS, classifier_embedder, in_memory_embedder
 
 LABELS = ("kind 0", "kind 1", "kind 2", "kind 9")
@@ -158,3 +159,28 @@ def test_unlabelled_and_unknown_labels() -> None:
         evaluate_classification(embedder, make_store(count=4))
     with pytest.raises(CheckpointError, match="names no classes"):
         evaluate_classification(in_memory_embedder(), store)
+
+
+def test_a_whole_file_is_the_mean_of_the_windows_of_its_clips() -> None:
+    """Against the probabilities of each clip by itself."""
+    store, embedder = in_files(make_store(count=5, num_slots=(7, 5), labels=1), 2), classifier_embedder(LABELS)
+    alone = evaluate_classification(embedder, store, mode="audio")
+    whole = evaluate_classification(embedder, store, mode="audio", choice=WindowChoice(unit="file"))
+    assert whole.clip_ids == ("file-0.mp4", "file-1.mp4", "file-2.mp4")
+    counts = [5, 4, 5, 4, 5]
+    for row, members in enumerate(([0, 1], [2, 3], [4])):
+        weights = [counts[index] for index in members]
+        expected = np.average(alone.probabilities[members], axis=0, weights=weights)
+        np.testing.assert_allclose(whole.probabilities[row], expected, atol=1e-6)
+    assert whole.protocol["windows_of_a_file"] == pytest.approx(23 / 3)
+    assert whole.window_accuracy == pytest.approx(alone.window_accuracy)
+    few = evaluate_classification(embedder, store, mode="audio", choice=WindowChoice(unit="file", windows=2))
+    assert few.protocol["windows_of_a_file"] == 2
+
+
+def test_five_highest_of_six() -> None:
+    names = tuple("abcdef")
+    score = np.array([[6, 5, 4, 3, 2, 1], [6, 5, 4, 3, 2, 1]], dtype=np.float32)
+    target = np.eye(6, dtype=bool)[[4, 5]]
+    assert score_classes(target, score, names, clip_ids=("x", "y")).accuracy_top5 == 0.5
+    assert score_classes(target[:, 1:], score[:, 1:], names[1:], clip_ids=("x", "y")).accuracy_top5 is None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from lookhear.tasks.labels.metrics import bootstrap_class_means, d_prime, resampled_class
+from lookhear.tasks.labels.metrics import bootstrap_class_means, d_prime, pool_rounds, resampled_class
 
 
 def test_resamples_equal_scikit_learn_on_the_clips_written_out() -> None:
@@ -50,3 +50,16 @@ def test_d_prime_of_two_normal_distributions() -> None:
     assert d_prime(0.5) == pytest.approx(0.0)
     assert d_prime(1.0) == math.inf
     assert math.isnan(d_prime(math.nan))
+
+
+def test_what_several_rounds_judged_counts_once() -> None:
+    """HMDB51's test splits share videos: a bootstrap that drew them apart would be too sure."""
+    found = pool_rounds([(["a", "b"], [True, False]), (["b", "c"], [False, True])])
+    assert found.num_judged == 3
+    low, high = found.accuracy_ci95
+    assert low <= 0.5 <= high
+    assert pool_rounds([(["a", "b"], [True, True])]).accuracy_ci95 == (1.0, 1.0)
+    names = [str(number) for number in range(50)]
+    right = np.arange(50) % 2 == 0
+    once, twice = pool_rounds([(names, right)]), pool_rounds([(names, right), (names, right)])
+    assert once.accuracy_ci95 == twice.accuracy_ci95

@@ -7,7 +7,7 @@ import pytest
 
 from lookhear.errors import StoreError
 from lookhear.tasks.labels.features import clip_features, pooled_features
-from lookhear.tasks.labels.probes import evaluate_probe, linear_probe
+from lookhear.tasks.labels.probes import LinearProbeConfig, evaluate_probe, linear_probe
 from stand_ins import StoreStandIn, make_store
 from tiny_embedder import WINDOW_SECONDS, in_memory_embedder
 
@@ -50,15 +50,15 @@ def test_shuffled_labels_are_not_learned() -> None:
     assert found.accuracy_ci95[0] < found.accuracy < found.accuracy_ci95[1]
 
 
-def test_the_test_side_changes_nothing_that_was_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_test_side_changes_nothing_that_was_learned() -> None:
     """Statistics, strength and weights are of the training side: a test clip gets the same answer in any company."""
-    monkeypatch.setattr("lookhear.tasks.labels.probes.REGULARISATIONS", (0.01, 1.0))
+    few = LinearProbeConfig(strengths=(0.01, 1.0))
     train = blobs(30, 0, spread=1.5)
     features, labels = blobs(20, 1, spread=1.5)
-    alone = [linear_probe(*train, features[row : row + 1], labels[row : row + 1]) for row in range(6)]
-    together = linear_probe(*train, features[:6], labels[:6])
+    alone = [linear_probe(*train, features[row : row + 1], labels[row : row + 1], config=few) for row in range(6)]
+    together = linear_probe(*train, features[:6], labels[:6], config=few)
     assert np.mean([result.accuracy for result in alone]) == pytest.approx(together.accuracy)
-    wild = linear_probe(*train, np.concatenate([features, 1e4 + features]), np.concatenate([labels, labels]))
+    wild = linear_probe(*train, np.concatenate([features, 1e4 + features]), np.concatenate([labels] * 2), config=few)
     assert (
         wild.protocol["regularisation_c"]
         == together.protocol["regularisation_c"]

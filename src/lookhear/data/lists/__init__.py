@@ -1,7 +1,8 @@
 """Readers of lists: which files to prepare, and what is said about them. Published lists work as they are published.
 
-A file a publisher: `table` (ours, plain lines, ESC-50), `cavmae` (CAV-MAE and CAV-MAE Sync), `vggsound`, `audioset`;
-`classes` reads the CSV files that put classes in order. Which format a list has is told from what it holds.
+A file a publisher: `table` (ours, plain lines, ESC-50), `cavmae` (CAV-MAE and CAV-MAE Sync), `vggsound`, `audioset`,
+`actions` (UCF101, HMDB51, Kinetics, ActivityNet), `dcase`; `classes` reads the files that put classes in order. Which
+format a list has is told from what it holds; that a folder is a list must be said.
 """
 
 import csv
@@ -10,15 +11,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from lookhear.data.lists import audioset, cavmae, table, vggsound
+from lookhear.data.lists import actions, audioset, cavmae, dcase, table, vggsound
 from lookhear.data.lists.classes import Classes, read_classes
 from lookhear.data.lists.entry import Listed, decoded, is_media_name, rows_of
 from lookhear.data.manifest import FileLabels
 from lookhear.errors import UserError
 
-__all__ = ["Classes", "Format", "ListOptions", "Listed", "read_classes", "read_labels", "read_list"]
+__all__ = ["FOLDER_FORMATS", "Classes", "Format", "ListOptions", "Listed", "read_classes", "read_labels", "read_list"]
 
-Format = Literal["table", "lines", "cavmae", "vggsound", "audioset", "esc50"]
+Format = Literal[
+    "table",
+    "lines",
+    "cavmae",
+    "vggsound",
+    "audioset",
+    "esc50",
+    "esc10",
+    "ucf101",
+    "hmdb51",
+    "kinetics",
+    "activitynet",
+    "dcase",
+]
+# Lists that are published as a folder.
+FOLDER_FORMATS: frozenset[Format] = frozenset({"ucf101", "hmdb51", "dcase"})
 
 # what publishers write where the user's own folder belongs
 _PLACEHOLDER = re.compile(r"^<[A-Z][A-Z0-9_]*>(/|$)")
@@ -35,7 +51,8 @@ class ListOptions:
     root: Path | None = None
     # the folder of another machine that `root` takes the place of
     moved_from: str = ""
-    # CSV with the columns index, mid, display_name: labels become its display names; None: they stay as they are
+    # CSV with the columns index, mid, display_name, or text with a name a line: labels become its names; None: they
+    # stay as they are
     classes: Path | None = None
 
     def __post_init__(self) -> None:
@@ -61,14 +78,16 @@ def read_list(path: str | Path, options: ListOptions | None = None) -> dict[str,
     - table: a `.csv` file with a header with a column `path` (or `file`), and perhaps `label` (several are separated
       by `;`) and `split` or `fold` (which become the splits `fold1`, ...); other columns are ignored.
     - lines: one path a line; blank lines and lines that start with `#` are skipped. Spaces belong to a path.
-    - cavmae, vggsound, audioset, esc50: see the modules of these names (esc50: `table`).
+    - cavmae, vggsound, audioset, dcase: see the modules of these names; esc50, esc10: `table`; ucf101, hmdb51,
+      kinetics, activitynet: `actions`. ucf101, hmdb51 and dcase may be a folder, which only `options.format` tells.
 
     Raises UserError for a file that cannot be read so, an entry that lacks something, or a label that the classes lack.
     """
     options = options or ListOptions()
     path = Path(path)
     try:
-        text = decoded(path)
+        is_folder = options.format in FOLDER_FORMATS and path.is_dir()
+        text = "" if is_folder else decoded(path)
         form = options.format or _recognise(path, text)
         classes = None if options.classes is None else read_classes(options.classes)
         match form:
@@ -76,17 +95,27 @@ def read_list(path: str | Path, options: ListOptions | None = None) -> dict[str,
                 listed = table.read_table(path, text)
             case "lines":
                 listed = table.read_lines(text)
-            case "esc50":
-                listed = table.read_esc50(path, text)
+            case "esc50" | "esc10":
+                listed = table.read_esc50(path, text, only_esc10=form == "esc10")
             case "cavmae":
                 listed = cavmae.read(path, text, classes)
             case "vggsound":
                 listed = vggsound.read(path, text, classes)
             case "audioset":
                 listed = audioset.read(path, text, classes)
+            case "ucf101":
+                listed = actions.read_ucf101(path, classes)
+            case "hmdb51":
+                listed = actions.read_hmdb51(path, classes)
+            case "kinetics":
+                listed = actions.read_kinetics(path, text, classes)
+            case "activitynet":
+                listed = actions.read_activitynet(path, text, classes)
+            case "dcase":
+                listed = dcase.read(path, classes)
     except csv.Error as error:
         raise UserError(f"cannot read the list {path}: {error}") from error
-    if classes is not None and form in ("table", "esc50"):
+    if classes is not None and form in ("table", "esc50", "esc10"):
         listed = {name: _named(path, entry, classes) for name, entry in listed.items()}
     return listed
 
@@ -106,7 +135,9 @@ def _named(path: Path, entry: Listed, classes: Classes) -> Listed:
 
 def _recognise(path: Path, text: str) -> Format:
     if re.match(r'\s*(\{\s*"|\[\s*[{\]])', text):
-        return "cavmae"
+        return "activitynet" if actions.is_like_activitynet(text) else "cavmae"
+    if actions.is_like_ucf101(text):
+        return "ucf101"
     if path.suffix.lower() != ".csv":
         return "lines"
     if audioset.is_like(text):
@@ -117,6 +148,8 @@ def _recognise(path: Path, text: str) -> Format:
         return "table"
     if columns >= set(table.ESC50_COLUMNS):
         return "esc50"
+    if columns >= set(actions.KINETICS_COLUMNS):
+        return "kinetics"
     if vggsound.is_like(first):
         return "vggsound"
     if len(first) == 1 and is_media_name(first[0]):

@@ -1,7 +1,12 @@
-"""The CSV files that put classes in order: index, mid, display_name (AudioSet, VGGSound, and made like them)."""
+"""The files that put classes in order.
+
+CSV files index, mid, display_name (AudioSet, VGGSound, and made like them), and label maps: text with a name a line
+(those of UCF101, HMDB51, Kinetics and ActivityNet), perhaps with its number, from 1, before it (UCF101's classInd.txt).
+"""
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +24,7 @@ class Classes:
     """C classes in order: the outputs of a classifier that is trained with them. Neither mids nor names repeat."""
 
     names: tuple[str, ...]  # as people read them
-    mids: tuple[str, ...]  # as the lists of the publisher write them
+    mids: tuple[str, ...]  # as the lists of the publisher write them; the names where they have no other writing
 
     def __len__(self) -> int:
         return len(self.names)
@@ -49,8 +54,13 @@ class Classes:
 
 
 def read_classes(path: str | Path) -> Classes:
-    """The classes of a label CSV, in order of their index. Raises UserError, saying where, for a file that is none."""
+    """The classes of a label CSV, in order of their index, or of a label map (any other suffix), in order of its lines.
+
+    Raises UserError, saying where, for a file that is neither.
+    """
     path = Path(path)
+    if path.suffix.lower() != ".csv":
+        return _read_label_map(path)
     reader = csv.DictReader(io.StringIO(decoded(path), newline=""), strict=True)
     try:
         rows = [tuple((row.get(name) or "").strip() for name in _COLUMNS) for row in reader]
@@ -67,8 +77,24 @@ def read_classes(path: str | Path) -> Classes:
     if [row[0] for row in order] != [str(number) for number in range(len(order))]:
         raise UserError(f"{path}: the column index must number the {len(rows)} classes from 0, each once")
     mids, names = (tuple(row[column] for row in order) for column in (1, 2))
-    for what, values in (("mid", mids), ("display_name", names)):
-        twice = next((value for value in values if values.count(value) > 1), None)
-        if twice is not None:
-            raise UserError(f"{path} has the {what} {twice!r} twice")
+    _check_once(path, "mid", mids)
+    _check_once(path, "display_name", names)
     return Classes(names=names, mids=mids)
+
+
+def _read_label_map(path: Path) -> Classes:
+    lines = [line.strip() for line in decoded(path).rstrip().splitlines()]
+    numbered = [re.fullmatch(r"(\d+)\s+(\S.*)", line) for line in lines]
+    if [int(found[1]) if found else 0 for found in numbered] == list(range(1, len(lines) + 1)):
+        lines = [found[2] for found in numbered if found]
+    if not lines or "" in lines:
+        where = f", line {lines.index('') + 1}," if lines else ""
+        raise UserError(f"{path}{where} has no class; a label map has a name in every line")
+    _check_once(path, "class", lines)
+    return Classes(names=tuple(lines), mids=tuple(lines))
+
+
+def _check_once(path: Path, what: str, values: Sequence[str]) -> None:
+    twice = next((value for value in values if values.count(value) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path} has the {what} {twice!r} twice")

@@ -45,19 +45,21 @@ def read_table(path: Path, text: str) -> dict[str, Listed]:
     return listed
 
 
-def read_esc50(path: Path, text: str) -> dict[str, Listed]:
-    """The table of ESC-50 and ESC-10: filename, fold, target, category, esc10, src_file, take.
+def read_esc50(path: Path, text: str, *, only_esc10: bool = False) -> dict[str, Listed]:
+    """The table of ESC-50: filename, fold, target, category, esc10, src_file, take; or the part that is ESC-10.
 
     Labels are the categories; the official folds are the splits `fold1` to `fold5`.
     """
     reader, columns = _reader(text)
-    missing = [name for name in ESC50_COLUMNS if name not in columns]
+    missing = [name for name in (*ESC50_COLUMNS, *(["esc10"] if only_esc10 else [])) if name not in columns]
     if missing:
         raise UserError(f"{path} is no ESC-50 table: it has no column {', '.join(missing)}")
     listed: dict[str, Listed] = {}
     for row in reader:
         if any(not (row[name] or "").strip() for name in ESC50_COLUMNS):
             raise UserError(f"{path}, line {reader.line_num}: filename, fold or category is missing")
+        if only_esc10 and (row["esc10"] or "").strip().lower() != "true":
+            continue
         about = FileLabels(labels=(row["category"].strip(),), split=f"fold{row['fold'].strip()}")
         add_once(listed, row["filename"], Listed(path=row["filename"], labels=about), path)
     return listed

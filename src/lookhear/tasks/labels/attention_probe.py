@@ -104,9 +104,9 @@ def attention_probe(
     sides = [_Side(clips, classes, mean, deviation) for clips in (train, validation, test)]
     head, epoch, best = _train(sides[0], sides[1], len(classes), config, loss, seed)
     logits = _logits(head, sides[2])
-    precision = average_precision(sides[2].target.numpy() > 0, logits)
     return score_probe(
-        [classes[column] for column in logits.argmax(axis=1).tolist()],
+        logits,
+        classes,
         [clip.labels for clip in train],
         [clip.labels for clip in test],
         protocol={
@@ -117,7 +117,6 @@ def attention_probe(
             "validation_score": best,
             "validation_clips": len(validation),
             "validation": "held out of the training clips" if held_out else "given",
-            "mean_average_precision": None if np.isnan(precision).all() else float(np.nanmean(precision)),
             "seed": seed,
         },
     )

@@ -1,7 +1,8 @@
-"""How well does a classifier name the clips of a store?
+"""How well does a classifier name the clips, or the whole files, of a store?
 
-Gong et al., ICLR 2023, whose evaluation this is: probabilities of each of a clip's frames with its sound, averaged.
-n clips, K classes. Shares are fractions 0..1.
+Gong et al., ICLR 2023, whose evaluation this is: probabilities of each of a clip's frames with its sound, averaged. For
+whole files it is the video@1 of action recognition (AVID, CCL): probabilities of windows of a file, averaged.
+n clips (or files), K classes. Shares are fractions 0..1.
 """
 
 import math
@@ -15,13 +16,12 @@ import torch
 
 from lookhear.config import finite
 from lookhear.data.preprocess import check_store
-from lookhear.data.sampling import disjoint_windows, frame_times, nearest_frames, num_disjoint
+from lookhear.data.sampling import frame_times, nearest_frames
 from lookhear.data.windows import cut_windows
 from lookhear.errors import StoreError
 from lookhear.models.classifier import Mode, streams_of
 from lookhear.models.transformer import Stream
 from lookhear.progress import Progress, quiet
-from lookhear.tasks.labels.features import LACKS, Modality, modality_span
 from lookhear.tasks.labels.logits import (
     classes_of,
     classifier_of,
@@ -30,6 +30,14 @@ from lookhear.tasks.labels.logits import (
     window_logits,
 )
 from lookhear.tasks.labels.metrics import bootstrap_class_means, d_prime
+from lookhear.tasks.labels.units import (
+    LACKS,
+    ChosenWindows,
+    Modality,
+    WindowChoice,
+    choose_windows,
+    modality_span,
+)
 from lookhear.tasks.metrics import area_under_roc, average_precision, bootstrap_interval
 from lookhear.tasks.windows import LeftOut, read_clip_windows
 
@@ -40,6 +48,8 @@ if TYPE_CHECKING:
 Frames = Literal["ten", "one"]
 NUM_FRAMES: dict[Frames, int] = {"ten": 10, "one": 1}
 NUM_RESAMPLES = 200
+TOP = 5
+_EVERY_CLIP = WindowChoice()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +84,8 @@ class ClassificationResult:
     accuracy_ci95: tuple[float, float]
     accuracy_chance: float  # a class drawn at random
     accuracy_majority: float  # always naming the class that most of these clips have: the best constant answer
+    accuracy_top5: float | None  # one of the five highest classes is a label; None where there are no more than five
+    window_accuracy: float | None  # the highest class of a window is a label of its clip ("clip@1"); None: not told
     clips: int
     classes_without_clips: tuple[str, ...]
     per_class: tuple[ClassResult, ...]
@@ -82,10 +94,11 @@ class ClassificationResult:
     model_fingerprint: str
     clip_ids: tuple[str, ...]
     probabilities: np.ndarray  # float32 (n, K), in the order of clip_ids and per_class; not part of to_dict
+    right: np.ndarray  # bool (n,), whether the highest class is one of the clip's labels; not part of to_dict
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the probabilities, ready for JSON; classes by label, and None where a figure is not finite."""
-        record = {name: value for name, value in vars(self).items() if name != "probabilities"}
+        """Everything but the single clips, ready for JSON; classes by label, and None where a figure is not finite."""
+        record = {name: value for name, value in vars(self).items() if name not in ("probabilities", "right")}
         record["per_class"] = {row.label: asdict(row) for row in self.per_class}
         record["clip_list"] = record.pop("clip_ids")
         record["left_out"] = [asdict(clip) for clip in self.left_out]
@@ -103,11 +116,13 @@ def evaluate_classification(
     frames: Frames = "ten",
     multi_label: bool | None = None,
     classes: Sequence[str] | None = None,
+    choice: WindowChoice = _EVERY_CLIP,
     progress: Progress = quiet,
 ) -> ClassificationResult:
     """Judges a fine-tuned checkpoint on the labelled clips of `split` (None: all), or on the clips `indices`.
 
-    `mode` None is the checkpoint's own. A clip is its disjoint windows; of each window `frames` are shown to the model
+    `mode` None is the checkpoint's own. A clip is its disjoint windows, or those that `choice` says, by which all clips
+    of a file may also be judged as one; of each window `frames` are shown to the model
     one after the other with the window's sound (ten: evenly spread, as many different ones as are stored; one: the
     middle), and the probabilities of all of them are averaged. The sound's tower runs once a window. `multi_label`
     None: what the checkpoint learned (sigmoid or softmax); where it does not say, sigmoid if any clip of the whole
@@ -129,19 +144,27 @@ def evaluate_classification(
     if multi_label is None:
         multi_label, scores_of = any(len(clip.labels) > 1 for clip in store.clips), "by the labels of the store"
     kept, left_out = _choose(chosen, names, mode)
-    found = _clip_probabilities(embedder, store, kept, mode, frames, multi_label=multi_label, progress=progress)
+    windows, lacking = choose_windows(kept, choice, modality=modality_of(mode), window_seconds=embedder.window_seconds)
+    assert not lacking, "clips without what the mode reads are left out before"
+    found = _window_probabilities(embedder, store, windows, mode, frames, multi_label=multi_label, progress=progress)
     left_out += found.left_out
     if not found.clips:
         reasons = "; ".join(f"{count} {reason}" for reason, count in Counter(c.reason for c in left_out).items())
         raise StoreError(f"no clip of {store.path} can be judged ({reasons or 'none was chosen'}); choose other clips")
-    target = np.array([[name in clip.labels for name in names] for clip in found.clips])
+    units = _join_units(found, choice)
+    target = np.array([[name in labels for name in names] for labels in units.labels])
+    best = [own.argmax(axis=1) for own in units.windows]
+    window_right = np.concatenate([row[columns] for row, columns in zip(target, best, strict=True)])
     protocol = {
         "mode": mode,
         "split": split,
         "frames": frames,
         "frames_of_a_window": found.num_pictures / found.num_windows,
-        "windows_of_a_clip": found.num_windows / len(found.clips),
+        "unit": choice.unit,
+        "windows_asked": choice.windows or "all that fit",
+        f"windows_of_a_{choice.unit}": found.num_windows / len(units.names),
         "window_seconds": embedder.window_seconds,
+        "averaged": "probabilities",
         "scores": "sigmoid" if multi_label else "softmax",
         "scores_chosen": scores_of,
         "unknown_labels": sorted({label for clip in chosen for label in clip.labels} - set(names)),
@@ -149,9 +172,10 @@ def evaluate_classification(
     }
     return score_classes(
         target,
-        np.stack(found.probabilities),
+        np.stack([own.mean(axis=0) for own in units.windows]),
         names,
-        clip_ids=tuple(clip.clip_id for clip in found.clips),
+        clip_ids=units.names,
+        window_accuracy=float(window_right.mean()),
         left_out=left_out,
         protocol=protocol,
         model_fingerprint=embedder.fingerprint,
@@ -164,6 +188,7 @@ def score_classes(
     names: Sequence[str],
     *,
     clip_ids: tuple[str, ...],
+    window_accuracy: float | None = None,
     left_out: Sequence[LeftOut] = (),
     protocol: dict[str, Any] | None = None,
     model_fingerprint: str = "",
@@ -173,6 +198,7 @@ def score_classes(
     present = np.asarray(target.any(axis=0))
     best = score.argmax(axis=1)
     right = target[np.arange(len(target)), best]
+    highest = np.argsort(-score, axis=1, kind="stable")[:, :TOP]
     intervals = bootstrap_class_means(target, score, repeats=NUM_RESAMPLES)
     mean_area = _mean(area)
     return ClassificationResult(
@@ -187,6 +213,10 @@ def score_classes(
         accuracy_ci95=bootstrap_interval(right),
         accuracy_chance=float(target.sum(axis=1).mean() / target.shape[1]),
         accuracy_majority=float(target.mean(axis=0).max()),
+        accuracy_top5=float(np.take_along_axis(target, highest, axis=1).any(axis=1).mean())
+        if len(names) > TOP
+        else None,
+        window_accuracy=window_accuracy,
         clips=len(target),
         classes_without_clips=tuple(name for name, has in zip(names, present, strict=True) if not has),
         per_class=tuple(
@@ -206,6 +236,7 @@ def score_classes(
         model_fingerprint=model_fingerprint,
         clip_ids=clip_ids,
         probabilities=score,
+        right=right,
     )
 
 
@@ -251,16 +282,36 @@ class _Inputs:
 @dataclass(kw_only=True, eq=False)
 class _Found:
     clips: "list[StoredClip]" = field(default_factory=list)
-    probabilities: list[np.ndarray] = field(default_factory=list)  # float32 (K,) of each of them
+    windows: list[np.ndarray] = field(default_factory=list)  # float32 (M, K) of each of them
     num_windows: int = 0
     num_pictures: int = 0
     left_out: list[LeftOut] = field(default_factory=list)
 
 
-def _clip_probabilities(
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Units:
+    """What is judged as one: clips or files."""
+
+    names: tuple[str, ...]
+    labels: tuple[tuple[str, ...], ...]
+    windows: tuple[np.ndarray, ...]  # float32 (M, K) of each
+
+
+def _join_units(found: _Found, choice: WindowChoice) -> _Units:
+    rows: dict[str, list[int]] = {}
+    for row, clip in enumerate(found.clips):
+        rows.setdefault(choice.key(clip), []).append(row)
+    return _Units(
+        names=tuple(rows),
+        labels=tuple(found.clips[own[0]].labels for own in rows.values()),
+        windows=tuple(np.concatenate([found.windows[row] for row in own]) for own in rows.values()),
+    )
+
+
+def _window_probabilities(
     embedder: "Embedder",
     store: "Store",
-    clips: "Sequence[StoredClip]",
+    chosen: Sequence[ChosenWindows],
     mode: Mode,
     frames: Frames,
     *,
@@ -277,42 +328,40 @@ def _clip_probabilities(
         stop = 0
         for part in waiting:
             start, stop = stop, stop + len(part.owner)
-            found.probabilities.append(_average(probabilities(logits[start:stop], multi_label=multi_label), part.owner))
+            found.windows.append(_average(probabilities(logits[start:stop], multi_label=multi_label), part.owner))
             found.num_windows += int(part.owner[-1]) + 1
             found.num_pictures += 0 if part.frames is None else len(part.owner)
         waiting.clear()
 
-    for done, clip in enumerate(clips):
-        progress(done, len(clips), "classifying clips")
-        inputs = _inputs(embedder, store, clip, mode, NUM_FRAMES[frames])
+    for done, own in enumerate(chosen):
+        progress(done, len(chosen), "classifying clips")
+        if not len(own.start_seconds):
+            continue
+        inputs = _inputs(embedder, store, own, mode, NUM_FRAMES[frames])
         if inputs is None:
             reason = "a window of it " + LACKS[modality_of(mode)]
-            found.left_out.append(LeftOut(clip_id=clip.clip_id, reason=reason))
+            found.left_out.append(LeftOut(clip_id=own.clip.clip_id, reason=reason))
             continue
-        found.clips.append(clip)
+        found.clips.append(own.clip)
         waiting.append(inputs)
         if sum(len(part.owner) for part in waiting) >= embedder.batch_size:
             flush()
     flush()
-    progress(len(clips), len(clips), "classifying clips")
+    progress(len(chosen), len(chosen), "classifying clips")
     return found
 
 
 def _average(values: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    """float32 (K,): the mean over the windows of a clip of the mean over each window's frames, (P, K)."""
-    return np.mean([values[owner == window].mean(axis=0) for window in range(owner[-1] + 1)], axis=0)
+    """float32 (M, K): the mean over each window's frames, (P, K)."""
+    return np.stack([values[owner == window].mean(axis=0) for window in range(owner[-1] + 1)])
 
 
-def _inputs(embedder: "Embedder", store: "Store", stored: "StoredClip", mode: Mode, num_frames: int) -> _Inputs | None:
-    """The disjoint windows of a clip, or one that reaches beyond it, with up to `num_frames` different frames each.
-
-    None where a window lacks what the mode reads.
-    """
-    modality = modality_of(mode)
+def _inputs(embedder: "Embedder", store: "Store", own: ChosenWindows, mode: Mode, num_frames: int) -> _Inputs | None:
+    """The windows of a clip with up to `num_frames` different frames each; None where one lacks what the mode reads."""
+    modality, stored, starts = modality_of(mode), own.clip, own.start_seconds
     span = modality_span(stored, modality)
     assert span is not None, "clips without what the mode reads are left out before"
     seconds, config = embedder.window_seconds, embedder.preprocess.config
-    starts = disjoint_windows(*span, seconds) if num_disjoint(*span, seconds) else np.array([span[0]])
     stacked = modality != "audio" and config.frames_per_window > 1
     clip = read_clip_windows(embedder, store, stored.index, starts, picture=stacked)
     windows = cut_windows(config, clip, starts)

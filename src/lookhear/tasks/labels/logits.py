@@ -11,15 +11,19 @@ import torch
 
 from lookhear.errors import CheckpointError, ConfigError
 from lookhear.models.classifier import CAVMAEClassifier, Mode, streams_of
+from lookhear.models.stream_classifier import StreamClassifier
 from lookhear.models.transformer import Stream
 
 if TYPE_CHECKING:
     from lookhear.embedder import Embedder
 
 
-def classifier_of(embedder: "Embedder") -> CAVMAEClassifier:
+Classifier = CAVMAEClassifier | StreamClassifier
+
+
+def classifier_of(embedder: "Embedder") -> Classifier:
     """The embedder's model. Raises CheckpointError where it has no classes to name."""
-    if not isinstance(embedder.model, CAVMAEClassifier):
+    if not isinstance(embedder.model, Classifier):
         raise CheckpointError(
             f"this checkpoint is a {type(embedder.model).__name__}, which names no classes; "
             "fine-tune it with labels first (lookhear finetune), or name a fine-tuned checkpoint"

@@ -4,11 +4,13 @@ n clips, K classes, R resamples. `metrics.average_precision` and `metrics.area_u
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+
+from lookhear.tasks.metrics import bootstrap_interval
 
 # Values that are held at once for the resamples of one class.
 _BLOCK_VALUES = 4 << 20
@@ -20,6 +22,24 @@ class Intervals:
 
     mean_average_precision: tuple[float, float]
     mean_area_under_roc: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PooledRounds:
+    """What several rounds judged, taken together."""
+
+    num_judged: int  # clips (or files), each counted once
+    accuracy_ci95: tuple[float, float]  # bootstrap over them, each with all the rounds that judged it
+
+
+def pool_rounds(rounds: Iterable[tuple[Sequence[str], Sequence[bool] | np.ndarray]]) -> PooledRounds:
+    """Of each round the names of what was judged, and whether it was named right; a name may be in several rounds."""
+    judged: dict[str, list[bool]] = {}
+    for names, right in rounds:
+        for name, own in zip(names, right, strict=True):
+            judged.setdefault(name, []).append(bool(own))
+    shares, counts = [float(np.mean(own)) for own in judged.values()], [len(own) for own in judged.values()]
+    return PooledRounds(num_judged=len(judged), accuracy_ci95=bootstrap_interval(shares, weights=counts))
 
 
 def d_prime(area_under_roc: float) -> float:

@@ -13,10 +13,11 @@ import numpy as np
 from lookhear.data.windows import Windows
 from lookhear.errors import ConfigError, MediaError
 from lookhear.media.decode import open_media
-from lookhear.models.classifier import CAVMAEClassifier, Mode, streams_of
+from lookhear.models.classifier import Mode, streams_of
 from lookhear.models.transformer import Stream
 from lookhear.progress import Progress, quiet
 from lookhear.tasks.labels.logits import (
+    Classifier,
     classes_of,
     classifier_of,
     learned_multi_label,
@@ -119,7 +120,7 @@ def window_scores(
         progress(len(spans), len(spans), "classifying")
 
 
-def _modes(windows: Windows, model: CAVMAEClassifier, mode: Mode | None) -> Iterator[tuple[Mode, np.ndarray]]:
+def _modes(windows: Windows, model: Classifier, mode: Mode | None) -> Iterator[tuple[Mode, np.ndarray]]:
     """Which windows (their numbers) are read in which mode."""
     wanted = mode or model.config.mode
     has = {Stream.AUDIO: windows.has_sound, Stream.VISUAL: windows.has_picture}
