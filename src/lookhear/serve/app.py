@@ -65,8 +65,8 @@ def create_app(archive: Archive, workshop: Workshop, access: Access) -> Guard:
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _failed)
     app.include_router(api)
-    for name, (content, kind) in _assets().items():
-        _add_asset(app, "/" if name == "index.html" else f"/{name}", content, kind)
+    for name, (content, media_type) in _assets().items():
+        _add_asset(app, "/" if name == "index.html" else f"/{name}", content, media_type)
     return Guard(app, access=access, sessions=sessions)
 
 
@@ -81,14 +81,14 @@ def _assets() -> dict[str, tuple[bytes, str]]:
     return found
 
 
-def _add_asset(app: FastAPI, path: str, content: bytes, kind: str) -> None:
+def _add_asset(app: FastAPI, path: str, content: bytes, media_type: str) -> None:
     tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
     headers = {"etag": tag, "cache-control": "no-cache"}  # asked for each time, sent when another version runs
 
     async def give(request: Request) -> Response:
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
-        return Response(content, media_type=kind, headers=headers)
+        return Response(content, media_type=media_type, headers=headers)
 
     app.add_route(path, give, methods=["GET", "HEAD"], include_in_schema=False)
 

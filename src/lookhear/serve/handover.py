@@ -84,7 +84,7 @@ def hand_over(wanted: Handover) -> Made:
     if wanted.kind == "sheet":
         write_contact_sheet(wanted.hits, folder / f"{STEM}.png")
         return _made(folder / f"{STEM}.png", hits=len(wanted.hits))
-    if wanted.kind in ("clips", "exact clips"):
+    if wanted.kind == "clips" or wanted.kind == "exact clips":
         done = cut_hits(wanted.hits, folder / STEM, exact=wanted.kind == "exact clips")
         made = _zipped(folder / f"{STEM}.zip", sorted((folder / STEM).iterdir()))
         shutil.rmtree(folder / STEM)

@@ -150,7 +150,7 @@ class Previews:
     def __init__(self, workshop: Workshop) -> None:
         self._workshop = workshop
         self._folder = workshop.folder / "previews"
-        self._folder.mkdir()
+        self._folder.mkdir(exist_ok=True)
         self._sizes: OrderedDict[str, int] = OrderedDict()  # by name, the least recently used first
         self._under_way: dict[str, asyncio.Task[int]] = {}
 
