@@ -69,9 +69,9 @@ class Running:
 
 
 @contextmanager
-def running(index_path: Path, *, access: Access | None = None, **settings: Any) -> Iterator[Running]:
-    """A server of an index."""
-    limits = ServeSettings(**({"workers": 1} | settings))
+def running(index_path: Path, *, access: Access | None = None, workers: int = 0, **settings: Any) -> Iterator[Running]:
+    """A server of an index. Without `workers` it decodes in this process, which starts faster."""
+    limits = ServeSettings(workers=workers, **settings)
     archive = Archive(index_path, limits)
     with Workshop(limits) as workshop:
         client = TestClient(create_app(archive, workshop, access or Access()), base_url=ORIGIN)

@@ -14,5 +14,5 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 @pytest.fixture(scope="session")
 def web(made: Made) -> Iterator[Running]:
-    with running(made.index) as server:
+    with running(made.index, workers=1) as server:
         yield server

@@ -99,7 +99,9 @@ def test_pages_threshold_and_chance(made: Made, web: Running) -> None:
     best = four["best_score"]
     assert best == four["hits"][0]["score"]
     kept = find(web, example, page_size=100, at_least=best - 0.01)
-    assert [hit["score"] for hit in kept["hits"]] == [hit["score"] for hit in last["hits"] if hit["score"] >= best - 0.01]
+    assert [hit["score"] for hit in kept["hits"]] == [
+        hit["score"] for hit in last["hits"] if hit["score"] >= best - 0.01
+    ]
     nothing = find(web, example, at_least=best + 1)
     assert nothing["hits"] == []
     assert nothing["best_score"] == best
@@ -145,9 +147,7 @@ def test_filters(made: Made, web: Running) -> None:
         ({"at_least": "nan"}, 422, "at_least"),
     ],
 )
-def test_what_cannot_be_asked(
-    made: Made, web: Running, changes: dict[str, Any], status: int, sentence: str
-) -> None:
+def test_what_cannot_be_asked(made: Made, web: Running, changes: dict[str, Any], status: int, sentence: str) -> None:
     asked = {"examples": [moment(web.file_id(made.clip(0)), 1.0)]} | changes
     answer = web.client.post("/api/search", json=asked)
     assert answer.status_code == status

@@ -43,9 +43,7 @@ def test_the_bytes_of_a_file(made: Made, web: Running) -> None:
         ("lines=1-2", 400, None, None),
     ],
 )
-def test_ranges(
-    made: Made, web: Running, asked: str, status: int, first: int | None, last: int | None
-) -> None:
+def test_ranges(made: Made, web: Running, asked: str, status: int, first: int | None, last: int | None) -> None:
     whole = made.clip(0).read_bytes()
     url = f"/api/files/{web.file_id(made.clip(0))}/media"
     answer = web.client.get(url, headers={"range": asked})

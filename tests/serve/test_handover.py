@@ -56,7 +56,13 @@ def test_chosen_hits(made: Made, web: Running, chosen: dict[str, Any]) -> None:
     assert given[1]["score"] == found[0]["score"]
     assert given[0]["status"] == found[2]["status"]
     # a path is never taken from outside
-    assert web.client.post("/api/export", json={"format": "json", "chosen": {"kind": "hits", "hits": [two[0] | {"path": "/etc/passwd"}]}}).status_code == 422
+    assert (
+        web.client.post(
+            "/api/export",
+            json={"format": "json", "chosen": {"kind": "hits", "hits": [two[0] | {"path": "/etc/passwd"}]}},
+        ).status_code
+        == 422
+    )
     unknown = {"kind": "hits", "hits": [two[0] | {"file_id": "0" * 32}]}
     assert web.client.post("/api/export", json={"format": "csv", "chosen": unknown}).status_code == 404
     backwards = {"kind": "hits", "hits": [two[0] | {"start_seconds": 2.0, "end_seconds": 1.0, "peak_seconds": 9.0}]}

@@ -52,15 +52,25 @@ def test_a_low_tone_is_low_and_silence_is_empty(tmp_path: Path) -> None:
     rows = picture(draw_strip(job))[..., 1].astype(float).mean(axis=1)
     assert rows.argmax() > 30  # 1 kHz lies in the lower half of a mel scale up to 8 kHz
     silence = make_sound(tmp_path / "silence.wav", seconds=1, beep_times=())
-    nothing = picture(draw_strip(StripJob(path=str(silence), start_seconds=0, end_seconds=1, kind="spectrogram", width=100, height=64)))
+    nothing = picture(
+        draw_strip(
+            StripJob(path=str(silence), start_seconds=0, end_seconds=1, kind="spectrogram", width=100, height=64)
+        )
+    )
     assert nothing[..., 1].max() == 0
     silent = make_video(tmp_path / "silent.mp4", sound=False)
     for kind in ("waveform", "spectrogram"):
-        drawn = picture(draw_strip(StripJob(path=str(silent), start_seconds=0, end_seconds=1, kind=kind, width=50, height=20)))  # type: ignore[arg-type]
+        drawn = picture(
+            draw_strip(StripJob(path=str(silent), start_seconds=0, end_seconds=1, kind=kind, width=50, height=20))
+        )  # type: ignore[arg-type]
         assert drawn[..., 1].max() == 0
     # a stretch shorter than a spectrogram frame, and one beyond the end
     for start, end in ((0.0, 0.01), (50.0, 51.0)):
-        drawn = picture(draw_strip(StripJob(path=str(tone), start_seconds=start, end_seconds=end, kind="spectrogram", width=50, height=20)))
+        drawn = picture(
+            draw_strip(
+                StripJob(path=str(tone), start_seconds=start, end_seconds=end, kind="spectrogram", width=50, height=20)
+            )
+        )
         assert drawn.shape == (20, 50, 2)
 
 
@@ -93,7 +103,9 @@ def test_over_the_web(made: Made, web: Running) -> None:
         assert answer.headers["content-type"] == kind
         assert answer.headers["cache-control"].startswith("private")
         assert web.client.get(f"/api/files/{clip}/{what}").content == answer.content
-    hot, cold = (picture(web.client.get(f"/api/files/{clip}/{what}?at=1&height=48").content) for what in ("heat", "frame"))
+    hot, cold = (
+        picture(web.client.get(f"/api/files/{clip}/{what}?at=1&height=48").content) for what in ("heat", "frame")
+    )
     assert hot.shape == cold.shape == (48, 64, 3)
     assert np.abs(hot.astype(int) - cold).max() > 30
     none = web.client.get(f"/api/files/{sound}/heat?at=1")

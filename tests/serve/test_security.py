@@ -22,7 +22,9 @@ def locked(made: Made) -> Iterator[Running]:
 # ---- the host
 
 
-@pytest.mark.parametrize("host", ["localhost", "localhost:8710", "127.0.0.1:1", "[::1]:8710", "LOCALHOST", "localhost."])
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:8710", "127.0.0.1:1", "[::1]:8710", "LOCALHOST", "localhost."]
+)
 def test_hosts_that_are_ours(web: Running, host: str) -> None:
     assert web.client.get("/api/status", headers={"host": host}).status_code == 200
 
@@ -195,9 +197,7 @@ def test_what_goes_wrong_inside_says_little(made: Made, web: Running, monkeypatc
         raise RuntimeError(f"something about {made.folder}")
 
     monkeypatch.setattr(web.archive, "status", fail)
-    client = TestClient(
-        create_app(web.archive, web.workshop, Access()), base_url=ORIGIN, raise_server_exceptions=False
-    )
+    client = TestClient(create_app(web.archive, web.workshop, Access()), base_url=ORIGIN, raise_server_exceptions=False)
     answer = client.get("/api/status")
     assert answer.status_code == 500
     assert str(made.folder) not in answer.text

@@ -105,8 +105,10 @@ def test_one_that_breaks_off(tmp_path: Path) -> None:
 
 def test_decoding_has_a_limit(made: Made, tmp_path: Path) -> None:
     make_sound(tmp_path / "long.wav", seconds=110)
-    with running(made.index, decode_seconds=0.01) as web:
-        answer = web.client.post("/api/uploads", params={"name": "long.wav"}, content=(tmp_path / "long.wav").read_bytes())
+    with running(made.index, workers=1, decode_seconds=0.01) as web:
+        answer = web.client.post(
+            "/api/uploads", params={"name": "long.wav"}, content=(tmp_path / "long.wav").read_bytes()
+        )
         assert answer.status_code == 422
         assert "took longer than 0.01 s" in answer.json()["error"]
         assert left_over(web) == []

@@ -46,6 +46,8 @@ class Serve:
             raise UserError(
                 f"the web page needs {error.name}, which is not installed; run `pip install 'lookhear[web]'`"
             ) from error
+        if self.workers < 1:
+            raise UserError(f"--workers is {self.workers}; decoding needs at least one process")
         token, is_made = None, False
         if self.token_file is not None:
             token = read_token(self.token_file)

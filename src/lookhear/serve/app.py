@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 import lookhear
-from lookhear.errors import IndexStateError, UserError
+from lookhear.errors import IndexStateError, MediaError, UserError
 from lookhear.serve.archive import Archive, StaleExampleError
 from lookhear.serve.catalogue import UnknownFileError, shown
 from lookhear.serve.routes import Service, api
@@ -28,6 +28,7 @@ _STATUS: dict[type[UserError], int] = {
     IndexStateError: 409,
     StaleExampleError: 409,
     TooLargeError: 413,
+    MediaError: 422,
     UnreadableError: 422,
     BusyError: 503,
 }

@@ -76,7 +76,6 @@ def awake(_: None) -> None:
     """Does nothing: a child that has run it has imported what it needs."""
 
 
-
 def draw_frame(job: FrameJob) -> bytes | UnreadableError:
     """A JPEG of the frame, at most `height` high."""
     return reasoned(_draw_frame, job)

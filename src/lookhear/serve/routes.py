@@ -172,12 +172,11 @@ async def about(file_id: FileId, serving: Serving) -> Response:
 # ---- moments, to be played and seen
 
 
-@api.api_route(
+@api.head("/files/{file_id}/media", include_in_schema=False)
+@api.get(
     "/files/{file_id}/media",
-    methods=["GET", "HEAD"],
     tags=["moments"],
     summary="The file itself",
-    operation_id="media",
     response_class=Response,
     responses={
         **_problems(404),
@@ -193,12 +192,11 @@ async def media(file_id: FileId, serving: Serving) -> Response:
     return FileResponse(path, media_type=media_type(path), headers={"cache-control": "private, no-cache"})
 
 
-@api.api_route(
+@api.head("/files/{file_id}/preview", include_in_schema=False)
+@api.get(
     "/files/{file_id}/preview",
-    methods=["GET", "HEAD"],
     tags=["moments"],
     summary="A stretch of a file that every browser plays",
-    operation_id="preview",
     response_class=Response,
     responses={
         **_problems(404),

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -53,6 +53,7 @@ class Bench:
             workers, time_limit_seconds=time_limit_seconds, memory_limit_bytes=settings.memory_limit_bytes
         )
         next(self._pool.map(_nothing, [None]))  # its threads are started once, not by several callers at one time
+        self._is_closed = False
         self._queue = _Queue(name, _WAITING_THREADS, settings.max_waiting)
 
     async def run(self, function: Callable[[Job], Made | UnreadableError], job: Job) -> Made:
@@ -64,7 +65,12 @@ class Bench:
         return await self._queue.run(self._run, function, job)
 
     def _run(self, function: Callable[[Job], Made | UnreadableError], job: Job) -> Made:
-        done = next(self._pool.map(function, [job]))
+        try:
+            done = next(self._pool.map(function, [job]))
+        except (RuntimeError, CancelledError):
+            if self._is_closed:
+                raise BusyError("the server is about to stop") from None
+            raise
         if done.failure is not None:
             raise UnreadableError(done.failure)
         if isinstance(done.value, UnreadableError):
@@ -74,11 +80,13 @@ class Bench:
 
     def warm(self, function: Callable[[None], None]) -> None:
         """Has every child import where `function` is from, and waits for it."""
-        for _ in self._pool.map(function, [None] * self._pool.num_workers):
-            pass
+        with contextlib.suppress(RuntimeError, CancelledError):  # the server has ended meanwhile
+            for _ in self._pool.map(function, [None] * self._pool.num_workers):
+                pass
 
     def close(self) -> None:
-        """Stops its children."""
+        """Stops its children; may be called twice."""
+        self._is_closed = True
         self._queue.close()
         self._pool.close()
 
@@ -122,9 +130,10 @@ class Workshop:
         self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX))  # for this user only
         self._open = contextlib.ExitStack()
         self._open.enter_context(only_writer(self.folder))  # which tells the next server that this one is alive
-        self.uploads = Bench("uploads", 1, settings, settings.decode_seconds)
+        one = min(settings.workers, 1)
+        self.uploads = Bench("uploads", one, settings, settings.decode_seconds)
         self.media = Bench("media", settings.workers, settings, settings.decode_seconds)
-        self.exports = Bench("exports", 1, settings, settings.cut_seconds)
+        self.exports = Bench("exports", one, settings, settings.cut_seconds)
         self._looks = _Queue("look", _WAITING_THREADS, settings.max_waiting)
         self._searches = _Queue("search", settings.searches, settings.max_waiting)
         self._num_receiving = 0  # touched by the loop alone
@@ -162,7 +171,7 @@ class Workshop:
         return await self._model.run(function, *arguments)
 
     def close(self) -> None:
-        """Stops the children and removes what they left."""
+        """Stops the children and removes what they left; may be called twice."""
         for part in (self.uploads, self.media, self.exports, self._looks, self._searches, self._model):
             part.close()
         self._open.close()
