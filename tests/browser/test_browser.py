@@ -50,9 +50,8 @@ def time_of(page: Any) -> float:
 
 
 def playing(page: Any, past: float = 0.0) -> None:
-    page.wait_for_function(
-        f"() => {{ const v = document.querySelector('video.player'); return v && !v.paused && v.currentTime > {past}; }}"
-    )
+    video = "document.querySelector('video.player')"
+    page.wait_for_function(f"() => {video} && !{video}.paused && {video}.currentTime > {past}")
 
 
 @pytest.fixture
@@ -109,19 +108,19 @@ def test_filters_balance_and_threshold(page: Any, address: str, cut: Path, made:
     assert len(names(page)) >= 6
     page.click("#filters summary")
     page.check("input[name=kind][value=sound_only]")
-    page.wait_for_function(f"() => document.querySelectorAll('{CARD}').length === 1")
-    assert names(page) == ["sound only.m4a"]
+    settled(page)
+    assert set(names(page)) == {"sound only.m4a"}
     assert "1 filter" in page.inner_text("#filter-count")
     page.uncheck("input[name=kind][value=sound_only]")
     page.fill("#folder", str(made.media / "day2"))
-    page.wait_for_function(f"() => document.querySelectorAll('{CARD}').length >= 3")
     settled(page)
-    assert {name for name in names(page)} == {"clip3.mp4", "clip4.mp4", "clip5.mp4"}
+    assert set(names(page)) == {"clip3.mp4", "clip4.mp4", "clip5.mp4"}
     page.fill("#folder", "/etc")
     page.wait_for_selector("#blank .empty")
     assert "no folder /etc" in page.inner_text("#blank")
     page.click("#clear-filters")
-    page.wait_for_function(f"() => document.querySelectorAll('{CARD}').length >= 6")
+    settled(page)
+    assert len(set(names(page))) >= 6
     page.check("input[name=within][value=picture]", force=True)
     settled(page)
     assert page.is_disabled("#balance")
@@ -141,9 +140,8 @@ def test_more_like_this_and_not_like_this(page: Any, address: str, cut: Path) ->
     second = page.locator(CARD).nth(1)
     name = second.locator("a.name").inner_text()
     second.locator("text=More like this").click()
-    page.wait_for_function(
-        f"() => document.querySelectorAll('.example').length === 1 && document.querySelector('.example .name').textContent === {json.dumps(name)}"
-    )
+    page.wait_for_function("() => document.querySelectorAll('.example').length === 1")
+    assert page.inner_text(".example .name") == name
     settled(page)
     assert "like=" in page.url  # which can be kept as a bookmark
     third = page.locator(CARD).nth(2)
@@ -154,13 +152,17 @@ def test_more_like_this_and_not_like_this(page: Any, address: str, cut: Path) ->
     assert page.locator(".example.unlike .name").inner_text() == unlike
     before = names(page)
     bookmark = page.url
-    opened(page, "about:blank" if False else bookmark)
-    page.reload()
+    page.goto("about:blank")
+    page.goto(bookmark)
     page.wait_for_selector(CARD)
     settled(page)
     assert names(page) == before
+    page.click("nav >> text=Library")
     page.go_back()
-    page.wait_for_function("() => document.querySelectorAll('.example.unlike').length === 0")
+    page.wait_for_selector(CARD)
+    page.click('.example.unlike [title="Remove"]')
+    page.wait_for_function("() => !location.hash.includes('unlike')")
+    assert page.locator(".example").count() == 1
 
 
 def test_a_moment_of_the_library_as_the_question(page: Any, address: str, made: Made) -> None:
@@ -242,7 +244,8 @@ def test_drop_and_record(page: Any, address: str, cut: Path) -> None:
             const transfer = new DataTransfer();
             transfer.items.add(new File([new Uint8Array(data)], "dropped.wav", {type: "audio/wav"}));
             for (const kind of ["dragenter", "dragover", "drop"])
-                document.body.dispatchEvent(new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer: transfer}));
+                document.body.dispatchEvent(
+                    new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer: transfer}));
         }""",
         data,
     )
@@ -353,7 +356,7 @@ def test_a_long_list_holds_few_rows(page: Any, address: str) -> None:
         ]
         route.fulfill(json={"rows": rows, "total": 10_000, "offset": offset, "generation": "x"})
 
-    page.route("**/api/files?*", answer)
+    page.route(re.compile(r"/api/files\?"), answer)
     opened(page, address, "#/library")
     page.wait_for_selector("text=tape 00000.mp4")
     assert page.locator(".file-row").count() < 60
@@ -414,11 +417,10 @@ def test_the_token_in_the_browser(chromium: Any, made: Made) -> None:
         context.close()
 
 
-def test_the_server_that_is_gone(page: Any, made: Made) -> None:
+def test_the_server_that_is_gone(chromium: Any, made: Made) -> None:
+    page = chromium.new_page()
     with serving(made.index, access_of("127.0.0.1", token=None), host="127.0.0.1", port=0) as port:
-        page.context.route("**/*", lambda route: route.continue_())
-        inner = page.context.browser.new_page()
-        opened(inner, f"http://127.0.0.1:{port}/")
-    inner.wait_for_function("() => document.querySelector('#holdings').classList.contains('bad')", timeout=30_000)
-    assert "cannot be reached" in inner.inner_text("#holdings")
-    inner.close()
+        opened(page, f"http://127.0.0.1:{port}/")
+    page.wait_for_function("() => document.querySelector('#holdings').classList.contains('bad')", timeout=60_000)
+    assert "cannot be reached" in page.inner_text("#holdings")
+    page.close()

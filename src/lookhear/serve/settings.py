@@ -8,8 +8,8 @@ class ServeSettings:
     """Limits. Nothing that a visitor sends takes more time, memory or disk than these."""
 
     workers: int = 2
-    """decoding processes for pictures and previews, and one each for uploads and exports; 0: all in this process, without
-    limits, for tests"""
+    """decoding processes for pictures and previews, and one each for uploads and exports; 0: all in this process and
+    without limits, for tests"""
     decode_seconds: float = 60.0
     """for one upload, preview or picture"""
     cut_seconds: float = 300.0
