@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "tasks": {"embedder", "models", "data", "media", "distributed"},
     "recipes": {"training", "tasks", "objectives", "models", "data", "media", "embedder", "device", "distributed"},
     "search": {"embedder", "tasks", "data", "media"},
+    "serve": {"search", "embedder", "tasks", "data", "media"},
 }
 # These may import everything, lazily.
 TOP = {"__init__", "__main__", "cli", "console", "bench", "demo", "demo_page", "report", "doctor", "study"}
@@ -51,6 +52,10 @@ DOORS = {
     "matplotlib": {"report/figures.py"},
     "torch.utils.tensorboard": {"training/loggers.py"},
     "wandb": {"training/loggers.py"},
+    "fastapi": {"serve"},
+    "starlette": {"serve"},
+    "pydantic": {"serve/schemas.py"},
+    "uvicorn": {"serve/server.py"},
 }
 # These rooms run on a training machine that has torch, numpy and safetensors and nothing else.
 LEAN_ROOMS = ("models", "objectives", "training", "distributed.py", "device.py")
@@ -139,7 +144,7 @@ def _modules_after(statement: str) -> set[str]:
 
 def test_the_front_door_is_light() -> None:
     """`lookhear --help` must not wait for torch."""
-    heavy = {"torch", "lancedb", "av", "matplotlib", "sklearn", "pyarrow", "numpy"}
+    heavy = {"torch", "lancedb", "av", "matplotlib", "sklearn", "pyarrow", "numpy", "fastapi", "uvicorn"}
     assert not _modules_after("import lookhear, lookhear.cli") & heavy
 
 

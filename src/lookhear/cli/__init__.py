@@ -21,6 +21,7 @@ from lookhear.cli.machine import Demo, Doctor
 from lookhear.cli.media import Inpaint, Localize
 from lookhear.cli.models import Models
 from lookhear.cli.search import Forget, IndexFolders, Search, Status
+from lookhear.cli.serve import Serve
 from lookhear.cli.study import Study
 from lookhear.cli.train import Finetune, Pretrain, Report
 from lookhear.console import finish, out, prepare_streams, say
@@ -41,6 +42,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "localize": Localize,
     "inpaint": Inpaint,
     "status": Status,
+    "serve": Serve,
     "models": Models,
     "bench": Bench,
     "study": Study,

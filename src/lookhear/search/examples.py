@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from lookhear.errors import IndexStateError, MediaError
+from lookhear.media.info import MediaInfo
 from lookhear.media.probe import probe
 from lookhear.search.facts import IndexFacts
 from lookhear.search.large import AnyLibrary
@@ -112,28 +113,55 @@ def make_query(
             "a clip is searched by its sound and its picture together"
         )
     if picture is not None:
-        vector = torch.from_numpy(np.ascontiguousarray(embedder.embed_picture(picture)[None]))
-        sequence = Windowed(vectors=vector, offset_seconds=np.zeros(1))
-        return Query(phases=(Phase(start_seconds=0.0, picture=sequence),), span_seconds=embedder.window_seconds)
+        return picture_query(embedder.embed_picture(picture), window_seconds=embedder.window_seconds)
     path = sound if sound is not None else clip
     assert path is not None
-    info = probe(path)
+    plan = plan_query(probe(path), window_seconds=embedder.window_seconds, hop_seconds=hop_seconds, name=str(path))
+    embed = embedder.embed_sound if sound is not None else embedder.embed
+    embeddings = embed(path, hop_seconds=plan.step_seconds, end_seconds=plan.end_seconds)
+    query = query_of(embeddings, plan, window_seconds=embedder.window_seconds)
+    if query is None:
+        what = "sound" if sound is not None else "sound and no picture"
+        raise MediaError(f"'{path}' has no {what} to search by; give another file")
+    return query
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryPlan:
+    """Which windows of a file are a query."""
+
+    num_phases: int
+    step_seconds: float  # from one window to the next
+    end_seconds: float | None  # where the query ends, on the file's clock; None: with the file
+    note: str  # what of the file is left out, if anything
+
+
+def plan_query(info: MediaInfo, *, window_seconds: float, hop_seconds: float, name: str) -> QueryPlan:
+    """How a file is cut to be a query of an index with this hop; `name` is what the note calls it."""
     seconds, end, note = info.end_seconds - info.start_seconds, None, ""
     if seconds > MAX_QUERY_SECONDS:
         end = info.start_seconds + MAX_QUERY_SECONDS
         note = (
-            f"'{path}' lasts {seconds:.0f} s, which is more than a query of {MAX_QUERY_SECONDS:.0f} s: "
+            f"'{name}' lasts {seconds:.0f} s, which is more than a query of {MAX_QUERY_SECONDS:.0f} s: "
             "only its beginning is searched for; cut out the part that matters"
         )
-    num_phases = _num_phases(min(seconds, MAX_QUERY_SECONDS), embedder.window_seconds, hop_seconds)
-    embed = embedder.embed_sound if sound is not None else embedder.embed
-    embeddings = embed(path, hop_seconds=hop_seconds / num_phases, end_seconds=end)
-    phases = _phases(embeddings, num_phases, hop_seconds / num_phases)
+    num_phases = _num_phases(min(seconds, MAX_QUERY_SECONDS), window_seconds, hop_seconds)
+    return QueryPlan(num_phases=num_phases, step_seconds=hop_seconds / num_phases, end_seconds=end, note=note)
+
+
+def query_of(embeddings: "Embeddings", plan: QueryPlan, *, window_seconds: float) -> Query | None:
+    """The query of a file's windows, `plan.step_seconds` apart; None where none has sound or picture."""
+    phases = _phases(embeddings, plan.num_phases, plan.step_seconds)
     if not phases:
-        what = "sound" if sound is not None else "sound and no picture"
-        raise MediaError(f"'{path}' has no {what} to search by; give another file")
+        return None
     length = float(embeddings.end_seconds[-1] - embeddings.start_seconds[0])
-    return Query(phases=phases, span_seconds=max(length, embedder.window_seconds), note=note)
+    return Query(phases=phases, span_seconds=max(length, window_seconds), note=plan.note)
+
+
+def picture_query(vector: np.ndarray, *, window_seconds: float) -> Query:
+    """The query of one picture, of its vector (E,) of unit length."""
+    sequence = Windowed(vectors=torch.from_numpy(np.ascontiguousarray(vector[None])), offset_seconds=np.zeros(1))
+    return Query(phases=(Phase(start_seconds=0.0, picture=sequence),), span_seconds=window_seconds)
 
 
 def _num_phases(seconds: float, window_seconds: float, hop_seconds: float) -> int:

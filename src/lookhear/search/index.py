@@ -113,6 +113,11 @@ class Index:
         """All rows, in the order of library and path."""
         return self._tables.files()
 
+    def version(self) -> tuple[str, int, int]:
+        """Another one after every change that any process made."""
+        self.refresh()
+        return (self.facts.tables, *self._tables.version())
+
     def status(self) -> IndexStatus:
         """Counts and rows as they are now."""
         files = self._steadily(self.files)

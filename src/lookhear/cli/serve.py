@@ -1,0 +1,81 @@
+"""An index in a browser."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from lookhear.cli.signals import stop_on_signals
+from lookhear.console import out, say
+from lookhear.errors import UserError
+
+TOKEN_VARIABLE = "LOOKHEAR_TOKEN"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve:
+    """Search an index in the browser, and by a JSON API. Prints the address; Ctrl-C ends it."""
+
+    index: Path = Path("lookhear.index")
+    """Where the index lies."""
+    host: str = "127.0.0.1"
+    """The address to listen on; 0.0.0.0 is every one, and then a token is wanted."""
+    port: int = 8710
+    """The port to listen on; 0 takes a free one."""
+    token_file: Path | None = None
+    """A file with the token that visitors must have; also the environment variable LOOKHEAR_TOKEN. For a host that
+    others can reach one is made and shown, if there is neither."""
+    allow_host: tuple[str, ...] = ()
+    """Further names under which the server is reached, such as that of a proxy before it."""
+    workers: int = 2
+    """Decoding processes for previews and pictures."""
+    max_upload: float = 256.0
+    """MiB of an example that is uploaded."""
+    time_limit: float = 60.0
+    """Seconds that decoding an upload, a preview or a picture may take."""
+
+    def run(self) -> int:
+        """Serves until a signal comes."""
+        try:
+            from lookhear.serve.security import access_of, is_local
+            from lookhear.serve.server import make_token, read_token, serving
+            from lookhear.serve.settings import ServeSettings
+        except ImportError as error:
+            if error.name not in ("fastapi", "starlette", "uvicorn", "pydantic"):
+                raise
+            raise UserError(
+                f"the web page needs {error.name}, which is not installed; run `pip install 'lookhear[web]'`"
+            ) from error
+        if self.workers < 1:
+            raise UserError(f"--workers is {self.workers}; decoding needs at least one process")
+        token, is_made = None, False
+        if self.token_file is not None:
+            token = read_token(self.token_file)
+        elif os.environ.get(TOKEN_VARIABLE):
+            token = os.environ[TOKEN_VARIABLE]
+        elif not is_local(self.host):
+            token, is_made = make_token(), True
+            if not sys.stdout.isatty():
+                raise UserError(
+                    f"a server on {self.host} needs a token, and one that is made now would be written to wherever "
+                    f"this is printed; name a file that holds one with --token-file, or set {TOKEN_VARIABLE}"
+                )
+        access = access_of(self.host, token=token, names=self.allow_host)
+        settings = ServeSettings(
+            workers=self.workers,
+            max_upload_bytes=int(self.max_upload * 2**20),
+            decode_seconds=self.time_limit,
+        )
+        with (
+            stop_on_signals() as stop,
+            serving(self.index, access, host=self.host, port=self.port, settings=settings) as port,
+        ):
+            name = f"[{self.host}]" if ":" in self.host else self.host
+            # Behind the #, where browsers keep it to themselves.
+            out(f"http://{name}:{port}/" + (f"#token={token}" if is_made else ""))
+            sys.stdout.flush()
+            say(f"lookhear: {self.index} is served; Ctrl-C ends it")
+            while not stop.event.wait(1.0):  # short waits, because Windows delivers Ctrl-C only between them
+                pass
+        say("lookhear: the server has stopped")
+        return stop.exit_code

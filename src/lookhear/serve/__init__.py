@@ -1,0 +1,1 @@
+"""An index in a browser: one page, and the JSON API that does everything the page does."""

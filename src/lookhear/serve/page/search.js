@@ -1,0 +1,350 @@
+// The view that searches: options on one side, hits on the other.
+
+import * as api from "./api.js";
+import { addMoment, asked, clear, examples, give, render, whenExamplesChange } from "./examples.js";
+import { $, count, el, icon, later, length, rarity, say, several, toast } from "./dom.js";
+import * as handover from "./handover.js";
+import { player } from "./player.js";
+import { toggleRecording } from "./recorder.js";
+import { cardsOf, selected, skeletons } from "./results.js";
+import { whenSeen } from "./strip.js";
+
+const PAGE_SIZE = 24;
+const START_FILES = 10;
+let page = 1;
+let found = null;
+let running = null; // what aborts the search that is under way
+let foldersOf = ""; // the generation that the list of folders is of
+
+// ---- options
+
+const radio = () => document.querySelector("input[name=within]:checked").value;
+const number = (id) => ($(id).value === "" ? null : Number($(id).value));
+
+function filters() {
+  return {
+    folder: $("folder").value.trim() || null,
+    name: $("name").value.trim() || null,
+    status: [...document.querySelectorAll("input[name=kind]:checked")].map((box) => box.value),
+    after: $("after").value || null,
+    before: $("before").value || null,
+    longer_seconds: number("longer"),
+    shorter_seconds: number("shorter"),
+  };
+}
+
+function question() {
+  const least = Number($("at-least").value);
+  return { ...asked(), within: radio(), balance: Number($("balance").value), at_least: least > 0 ? least : null, filters: filters(), page, page_size: PAGE_SIZE };
+}
+
+function showOptions() {
+  const balance = Number($("balance").value);
+  $("balance-says").textContent = balance === 0.5 ? "even" : balance > 0.5 ? `sound ${Math.round(100 * balance)} %` : `picture ${Math.round(100 * (1 - balance))} %`;
+  $("balance-row").classList.toggle("off", radio() !== "both");
+  $("balance").disabled = radio() !== "both";
+  const least = Number($("at-least").value);
+  $("at-least-says").textContent = least > 0 ? `${least.toFixed(1)}, ${rarity(least)}` : "anything";
+  $("at-least").setAttribute("aria-valuetext", $("at-least-says").textContent);
+  const set = Object.values(filters()).filter((value) => value !== null && value.length !== 0).length;
+  $("filter-count").textContent = set ? `· ${several(set, "filter")}` : "";
+}
+
+// ---- searching
+
+const soon = later(() => run(), 180);
+
+/** Searches anew, from the first page. */
+export function changed() {
+  page = 1;
+  selected.clear();
+  remember();
+  soon();
+}
+
+async function run() {
+  running?.abort();
+  player.release();
+  if (!asked().examples.length) { blank(); return; }
+  const own = (running = new AbortController());
+  $("blank").replaceChildren();
+  $("results-head").hidden = false;
+  if (!found) $("results").replaceChildren(...skeletons(6));
+  $("results").classList.add("stale");
+  try {
+    const answer = await api.search(question(), own.signal);
+    if (own !== running) return;
+    found = answer;
+    show();
+  } catch (error) {
+    if (error.name === "AbortError" || own !== running) return;
+    found = null;
+    $("pages").hidden = true;
+    $("results").replaceChildren();
+    headline("No answer", "");
+    $("blank").replaceChildren(empty("The search failed", error.message, [["Try again", run]]));
+    say(error.message);
+  } finally {
+    if (own === running) $("results").classList.remove("stale");
+  }
+}
+
+function headline(title, note) {
+  $("results-title").textContent = title;
+  $("results-note").textContent = note;
+}
+
+function show() {
+  const { hits } = found;
+  $("notices").replaceChildren(...found.notes.map((note) => el("p", { class: "notice" }, note)));
+  const first = (page - 1) * PAGE_SIZE + 1;
+  $("results").replaceChildren(...cardsOf(found, first, found.best_score || 1, acts));
+  const took = `${found.took_seconds < 0.995 ? Math.round(1000 * found.took_seconds) + " ms" : found.took_seconds.toFixed(1) + " s"}`;
+  if (hits.length) {
+    headline(page === 1 && !found.has_more ? several(hits.length, "moment") : `Moments ${first} to ${first + hits.length - 1}`, `best first, found in ${took}`);
+    $("blank").replaceChildren();
+  } else {
+    headline("Nothing here", `looked in ${took}`);
+    nothing();
+  }
+  selectionChanged();
+  $("pages").hidden = page === 1 && !found.has_more;
+  $("previous").disabled = page === 1;
+  $("next").disabled = !found.has_more;
+  $("page-says").textContent = `Page ${page}`;
+  say(hits.length ? `${several(hits.length, "moment")} on page ${page}` : "Nothing here");
+}
+
+/** Says why there are no hits, and what to do. */
+function nothing() {
+  const least = Number($("at-least").value);
+  if (found.best_score !== null && found.best_score < least) {
+    $("blank").replaceChildren(empty("Nothing here",
+      `No moment reaches ${least.toFixed(1)}. The best has ${found.best_score.toFixed(1)}: ${rarity(found.best_score)} random pairs matches as well.`,
+      [["Show the best all the same", () => { $("at-least").value = 0; showOptions(); changed(); }]]));
+  } else if ($("filter-count").textContent) {
+    $("blank").replaceChildren(empty("Nothing here", "No file that the filters let pass has a moment that can be compared.", [["Clear the filters", clearFilters]]));
+  } else {
+    $("blank").replaceChildren(empty("Nothing here", "The library has no moment that can be compared with this example.", []));
+  }
+}
+
+function empty(title, text, ways) {
+  return el("div", { class: "empty" }, el("h2", {}, title), el("p", {}, text),
+    el("div", { class: "row" }, ...ways.map(([name, act]) => el("button", { type: "button", onclick: act }, name))));
+}
+
+function turn(by) {
+  if (by < 0 ? page === 1 : !found?.has_more) return;
+  page += by;
+  run().then(() => $("main").scrollIntoView({ block: "start" }));
+}
+
+// ---- what is done with hits
+
+const both = (hit) => ({ picture: hit.status !== "sound_only", sound: hit.status !== "picture_only" });
+
+const acts = {
+  like(hit) {
+    clear();
+    addMoment({ fileId: hit.file_id, start: hit.peak_seconds, name: hit.name, ...both(hit) });
+    $("main").scrollIntoView({ block: "start" });
+    toast(`More like ${hit.name}`);
+  },
+  unlike(hit) { addMoment({ fileId: hit.file_id, start: hit.peak_seconds, name: hit.name, unlike: true, ...both(hit) }); },
+  selectionChanged,
+};
+
+function selectionChanged() {
+  const hits = found?.hits || [];
+  $("select-says").textContent = selected.size ? `${count(selected.size)} selected` : "Select all";
+  const on = document.querySelectorAll("#results .acts input:checked").length;
+  $("select-all").checked = hits.length > 0 && on === hits.length;
+  $("select-all").indeterminate = on > 0 && on < hits.length;
+}
+
+function subject() {
+  if (selected.size) return { hits: [...selected.values()], called: `${several(selected.size, "selected moment")}` };
+  const hits = found?.hits || [];
+  return { hits, called: `${several(hits.length, "moment")} of this page` };
+}
+
+// ---- the address: moments and options can be kept as a bookmark; uploads end with the session
+
+function address() {
+  if (examples.some((example) => !example.fileId)) return "#/";
+  const query = new URLSearchParams();
+  for (const { fileId, start, end, unlike } of examples) {
+    query.append(unlike ? "unlike" : "like", `${fileId}@${start.toFixed(2)}${end === null ? "" : `-${end.toFixed(2)}`}`);
+  }
+  if (radio() !== "both" && query.size) query.set("within", radio());
+  return query.size ? `#/?${query}` : "#/";
+}
+
+function remember() {
+  if (isOpen() && address() !== (location.hash || "#/")) history.pushState(null, "", address());
+}
+
+const isOpen = () => !$("search-view").hidden;
+
+/** Shows the view as its address says. */
+export function open(query) {
+  const given = [...query.getAll("like").map((text) => [text, false]), ...query.getAll("unlike").map((text) => [text, true])];
+  const isAsGiven = (query.size ? `#/?${query}` : "#/") === address();
+  const hasUploads = examples.some((example) => !example.fileId);
+  if (isAsGiven || (!given.length && hasUploads)) {
+    if (!found) run();
+    return;
+  }
+  clear();
+  const within = document.querySelector(`input[name=within][value="${query.get("within") || "both"}"]`);
+  if (within) within.checked = true;
+  for (const [text, unlike] of given) addGiven(text, unlike);
+  showOptions();
+  page = 1;
+  run();
+}
+
+function addGiven(text, unlike) {
+  const [fileId, times] = text.split("@");
+  const [start, end] = (times || "").split("-").map(Number);
+  if (!/^[0-9a-f]{32,64}$/.test(fileId) || !Number.isFinite(start)) return;
+  addMoment({ fileId, start, end: Number.isFinite(end) ? end : null, name: "a moment of the library", unlike, quiet: true });
+  api.about(fileId).then(({ row }) => {
+    for (const example of examples) {
+      if (example.fileId === fileId) Object.assign(example, { name: row.path.split("/").pop(), has_picture: row.status !== "sound_only", has_sound: row.status !== "picture_only" });
+    }
+    render();
+  }).catch(() => {});
+}
+
+// ---- before anything is asked
+
+async function blank() {
+  found = null;
+  running?.abort();
+  running = null;
+  $("results-head").hidden = true;
+  $("pages").hidden = true;
+  $("notices").replaceChildren();
+  $("results").replaceChildren();
+  $("results").classList.remove("stale");
+  const unlike = examples.some((example) => example.unlike && example.state === "ready");
+  const start = el("div", { class: "grid small" });
+  $("blank").replaceChildren(
+    el("div", { class: "hero" },
+      el("h1", {}, unlike ? "And what is it like?" : "What are you looking for?"),
+      el("p", {}, unlike
+        ? "Counter-examples alone find nothing: give an example of what you want, too."
+        : "Give an example: a sound, a picture or a clip. Every moment of the library that sounds or looks like it is found, or that sounds as it looks.")),
+    start);
+  try {
+    const list = await api.files({ status: ["ok", "partial", "sound_only", "picture_only"], order: "modified", descending: true, limit: START_FILES });
+    if (found || !start.isConnected) return;
+    if (!list.total) {
+      start.replaceWith(el("p", { class: "faint" }, "The library has no file that can be searched yet. `lookhear index FOLDER` adds some; this page follows."));
+      return;
+    }
+    start.before(el("h2", { class: "small-title" }, "Or start from a moment of the library"));
+    start.append(...list.rows.map(startCard));
+  } catch (error) {
+    if (error.status !== 401) start.replaceWith(el("p", { class: "error" }, error.message));
+  }
+}
+
+function startCard(row) {
+  const stage = el("div", { class: "stage" });
+  if (row.status === "sound_only") { stage.classList.add("sound"); stage.append(icon("sound")); }
+  else {
+    const picture = el("img", { alt: "" });
+    picture.addEventListener("error", () => { picture.hidden = true; });
+    whenSeen(stage, () => { picture.src = api.frameUrl(row.file_id, row.seconds / 2, 180); });
+    stage.append(picture);
+  }
+  stage.append(el("span", { class: "tag times" }, length(row.seconds)));
+  return el("a", { class: "card start", href: `#/file/${row.file_id}?at=${(row.seconds / 2).toFixed(2)}` }, stage,
+    el("div", { class: "facts" }, el("span", { class: "name", title: row.path }, row.path.split("/").pop())));
+}
+
+// ---- setting up
+
+function clearFilters() {
+  for (const id of ["folder", "name", "after", "before", "longer", "shorter"]) $(id).value = "";
+  for (const box of document.querySelectorAll("input[name=kind]")) box.checked = false;
+  showOptions();
+  changed();
+}
+
+/** Fills the list of folders when the index has changed. */
+export async function follow(generation) {
+  if (foldersOf === generation) return;
+  foldersOf = generation;
+  try {
+    const list = await api.folders();
+    $("folders").replaceChildren(...list.slice(0, 2000).map((folder) => el("option", { value: folder.path }, several(folder.files, "file"))));
+  } catch { foldersOf = ""; }
+}
+
+export function setUp() {
+  whenExamplesChange(changed);
+  handover.setUp(subject);
+  const drop = $("drop");
+  const takes = (event) => [...(event.dataTransfer?.types || [])].includes("Files");
+  let depth = 0;
+  addEventListener("dragenter", (event) => { if (takes(event)) { depth += 1; document.body.classList.add("dragging"); event.preventDefault(); } });
+  addEventListener("dragleave", () => { depth = Math.max(0, depth - 1); if (!depth) document.body.classList.remove("dragging"); });
+  addEventListener("dragover", (event) => { if (takes(event)) event.preventDefault(); });
+  addEventListener("drop", (event) => {
+    if (!takes(event)) return;
+    event.preventDefault();
+    depth = 0;
+    document.body.classList.remove("dragging");
+    if (location.hash.startsWith("#/file") || location.hash.startsWith("#/library")) location.hash = "#/";
+    give(event.dataTransfer.files);
+  });
+  addEventListener("paste", (event) => { if (event.clipboardData?.files.length) give(event.clipboardData.files); });
+  drop.addEventListener("click", (event) => { if (!event.target.closest("button")) $("file").click(); });
+  $("choose").addEventListener("click", () => $("file").click());
+  $("file").addEventListener("change", () => { give($("file").files); $("file").value = ""; });
+  $("record").addEventListener("click", () => toggleRecording((file) => give([file])));
+  $("options").addEventListener("submit", (event) => event.preventDefault());
+  $("options").addEventListener("input", () => { showOptions(); changed(); });
+  $("clear-filters").addEventListener("click", clearFilters);
+  $("previous").addEventListener("click", () => turn(-1));
+  $("next").addEventListener("click", () => turn(1));
+  $("select-all").addEventListener("change", () => {
+    const on = $("select-all").checked;
+    if (!on) selected.clear(); // those of other pages, too
+    for (const box of document.querySelectorAll("#results .acts input")) if (box.checked !== on) { box.checked = on; box.dispatchEvent(new Event("change")); }
+    selectionChanged();
+  });
+  const narrow = matchMedia("(max-width: 900px)");
+  const fold = () => { $("settings").open = !narrow.matches; };
+  narrow.addEventListener("change", fold);
+  fold();
+  showOptions();
+}
+
+/** Keys of this view that belong to no card. */
+export const keys = {
+  "/": () => $("file").click(),
+  r: () => $("record").click(),
+  e: () => { if (!$("results-head").hidden) $("export").click(); },
+  "[": () => turn(-1),
+  "]": () => turn(1),
+};
+
+/** Moves the focus between cards, as they lie. */
+export function moveFocus(key) {
+  const cards = [...document.querySelectorAll("#results .card:not(.skeleton)")];
+  if (!cards.length) return false;
+  const place = cards.indexOf(document.activeElement?.closest?.(".card"));
+  if (place < 0) { cards[0].focus(); return true; }
+  const top = cards[0].offsetTop;
+  const columns = Math.max(1, cards.filter((card) => card.offsetTop === top).length);
+  const to = place + { j: 1, k: -1, ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns }[key];
+  const next = cards[Math.min(Math.max(to, 0), cards.length - 1)];
+  next.focus();
+  next.scrollIntoView({ block: "nearest" });
+  return true;
+}

@@ -1,0 +1,98 @@
+"""Runs the application until it is told to stop. The only place that knows uvicorn."""
+
+import secrets
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import uvicorn
+
+from lookhear.errors import UserError
+from lookhear.serve import pictures, uploads
+from lookhear.serve.app import create_app
+from lookhear.serve.archive import Archive
+from lookhear.serve.security import Access
+from lookhear.serve.settings import ServeSettings
+from lookhear.serve.work import Workshop
+
+_STOP_SECONDS = 3  # for answers that are under way
+_WAIT_SECONDS = 0.1
+
+
+@contextmanager
+def serving(
+    index_path: str | Path, access: Access, *, host: str, port: int, settings: ServeSettings | None = None
+) -> Iterator[int]:
+    """Inside, an index is served at `host` and the port that this gives: `port`, or a free one where that is 0.
+
+    Raises IndexStateError without an index, UserError where the address cannot be used.
+    """
+    settings = settings or ServeSettings()
+    archive = Archive(index_path, settings)
+    with _bound(host, port) as listening, Workshop(settings) as workshop:
+        config = uvicorn.Config(
+            create_app(archive, workshop, access),
+            lifespan="off",
+            log_level="warning",
+            access_log=False,  # addresses hold what people look for
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=_STOP_SECONDS,
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listening],), name="lookhear-serve", daemon=True)
+        thread.start()
+        threading.Thread(target=_warm, args=(archive, workshop), name="lookhear-warm", daemon=True).start()
+        try:
+            while not server.started and thread.is_alive():
+                thread.join(_WAIT_SECONDS)
+            if not server.started:
+                raise UserError(f"the server did not start on {host}; the lines above say why")
+            yield int(listening.getsockname()[1])
+        finally:
+            server.should_exit = True
+            workshop.close()  # so that what is under way ends with a sentence
+            thread.join(_STOP_SECONDS + 1)
+
+
+def _warm(archive: Archive, workshop: Workshop) -> None:
+    """Imports and reads what the first visitor would wait for."""
+    with suppress(UserError):  # the visitor hears of it
+        archive.catalogue()
+        workshop.media.warm(pictures.awake)
+        workshop.uploads.warm(uploads.awake)
+        archive.embedder()
+        archive.index.library()
+
+
+@contextmanager
+def _bound(host: str, port: int) -> Iterator[socket.socket]:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.create_server((host, port), family=family)
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(
+            f"cannot listen on {host} port {port}: {reason}; choose another with --host or --port"
+        ) from None
+    with listening:
+        yield listening
+
+
+def read_token(file: Path) -> str:
+    """The token in the first line of a file. Raises UserError where there is none."""
+    try:
+        token = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"cannot read the token in {file}: {reason}") from None
+    if not token or not token.isascii() or len(token.split()) != 1:
+        raise UserError(f"{file} holds no token: it must be one line of plain letters, digits and signs")
+    return token
+
+
+def make_token() -> str:
+    """A token that nobody can guess."""
+    return secrets.token_urlsafe(24)

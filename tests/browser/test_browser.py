@@ -1,0 +1,426 @@
+"""The page in a real browser. If these fail, somebody who sits before it cannot do what it is for."""
+
+import csv
+import io
+import json
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lookhear.media.decode import read_clip
+from lookhear.media.encode import write_sound
+from lookhear.search.crawl import index
+from lookhear.serve.security import access_of
+from lookhear.serve.server import serving
+from tiny_embedder import make_clip
+from web_library import Made
+
+pytestmark = pytest.mark.browser
+CARD = "#results .card:not(.skeleton)"
+
+
+def opened(page: Any, address: str, view: str = "") -> Any:
+    page.goto(address + view)
+    page.wait_for_selector("body[data-ready]", state="attached")
+    return page
+
+
+def give(page: Any, *paths: Path) -> None:
+    """Gives examples and waits for the hits."""
+    page.set_input_files("#file", [str(path) for path in paths])
+    page.wait_for_selector(".example.ready")
+    page.wait_for_selector(CARD)
+    settled(page)
+
+
+def settled(page: Any) -> None:
+    page.wait_for_timeout(250)  # a search begins when nothing more is changed
+    page.wait_for_selector("#results:not(.stale)", state="attached")
+
+
+def names(page: Any) -> list[str]:
+    return page.locator(f"{CARD} a.name").all_inner_texts()  # type: ignore[no-any-return]
+
+
+def time_of(page: Any) -> float:
+    return page.eval_on_selector("video.player", "video => video.currentTime")  # type: ignore[no-any-return]
+
+
+def playing(page: Any, past: float = 0.0) -> None:
+    video = "document.querySelector('video.player')"
+    page.wait_for_function(f"() => {video} && !{video}.paused && {video}.currentTime > {past}")
+
+
+@pytest.fixture
+def cut(made: Made, tmp_path: Path) -> Path:
+    """1.2 s of the sound of clip 2, from 2.0 s on."""
+    clip = read_clip(made.clip(2), start_seconds=2.0, end_seconds=3.2)
+    assert clip.waveform is not None
+    write_sound(tmp_path / "cut.wav", clip.waveform, 16000)
+    return tmp_path / "cut.wav"
+
+
+def test_upload_search_and_play_from_the_moment(page: Any, address: str, cut: Path) -> None:
+    opened(page, address)
+    assert page.inner_text(".hero h1") == "What are you looking for?"
+    give(page, cut)
+    assert names(page)[0] == "clip2.mp4"
+    card = page.locator(CARD).first
+    start, end = (float(part.partition(":")[2]) for part in card.locator(".times").inner_text().split(" – "))
+    assert abs(start - 2.0) < 0.6
+    assert abs(end - 3.2) < 0.6
+    mark = card.locator(".strip .mark").bounding_box()
+    strip = card.locator(".strip").bounding_box()
+    assert 0.3 < (mark["x"] - strip["x"]) / strip["width"] < 0.7  # 2 s of about 4
+    card.hover()
+    card.locator(".play").click()
+    playing(page)
+    assert start - 0.1 <= time_of(page) <= end + 0.2
+    assert page.eval_on_selector("video.player", "video => video.src").endswith("/media")
+    page.wait_for_function("() => document.querySelector('video.player').paused")  # where the moment ends
+    assert abs(time_of(page) - end) < 0.4
+    strip_element = card.locator(".strip")
+    strip_element.click(position={"x": strip["width"] * 0.1, "y": 10})
+    playing(page)
+    assert time_of(page) < start
+
+
+def test_what_the_browser_cannot_play_comes_as_a_preview(page: Any, address: str, made: Made) -> None:
+    opened(page, address, "#/library")
+    page.fill("#find", "camera")
+    page.click("text=camera.mkv")
+    page.wait_for_selector(".file-grid")
+    assert "short previews" in page.inner_text(".about")
+    page.fill(".whole input", "3")
+    page.click(".stage.large .play")
+    playing(page)
+    assert "/preview?start=" in page.eval_on_selector("video.player", "video => video.src")
+    assert page.eval_on_selector("video.player", "video => video.videoWidth") == 208
+    page.wait_for_function("() => parseFloat(document.querySelector('.time').textContent.split(':')[1]) > 3.3")
+
+
+def test_filters_balance_and_threshold(page: Any, address: str, cut: Path, made: Made) -> None:
+    opened(page, address)
+    give(page, cut)
+    assert len(names(page)) >= 6
+    page.click("#filters summary")
+    page.check("input[name=kind][value=sound_only]")
+    settled(page)
+    assert set(names(page)) == {"sound only.m4a"}
+    assert "1 filter" in page.inner_text("#filter-count")
+    page.uncheck("input[name=kind][value=sound_only]")
+    page.fill("#folder", str(made.media / "day2"))
+    settled(page)
+    assert set(names(page)) == {"clip3.mp4", "clip4.mp4", "clip5.mp4"}
+    page.fill("#folder", "/etc")
+    page.wait_for_selector("#blank .empty")
+    assert "no folder /etc" in page.inner_text("#blank")
+    page.click("#clear-filters")
+    settled(page)
+    assert len(set(names(page))) >= 6
+    page.check("input[name=within][value=picture]", force=True)
+    settled(page)
+    assert page.is_disabled("#balance")
+    assert set(page.locator(f"{CARD} .tag.matched").all_inner_texts()) == {"picture"}
+    page.eval_on_selector(
+        "#at-least", "e => { e.value = e.max; e.dispatchEvent(new Event('input', {bubbles: true})); }"
+    )
+    page.wait_for_selector("#blank .empty")
+    assert "No moment reaches" in page.inner_text("#blank")
+    page.click("text=Show the best all the same")
+    page.wait_for_selector(CARD)
+
+
+def test_more_like_this_and_not_like_this(page: Any, address: str, cut: Path) -> None:
+    opened(page, address)
+    give(page, cut)
+    second = page.locator(CARD).nth(1)
+    name = second.locator("a.name").inner_text()
+    second.locator("text=More like this").click()
+    page.wait_for_function("() => document.querySelectorAll('.example').length === 1")
+    assert page.inner_text(".example .name") == name
+    settled(page)
+    assert "like=" in page.url  # which can be kept as a bookmark
+    third = page.locator(CARD).nth(2)
+    unlike = third.locator("a.name").inner_text()
+    third.locator('[aria-label="Not like this"]').click()
+    page.wait_for_selector(".example.unlike")
+    settled(page)
+    assert page.locator(".example.unlike .name").inner_text() == unlike
+    before = names(page)
+    bookmark = page.url
+    page.goto("about:blank")
+    page.goto(bookmark)
+    page.wait_for_selector(CARD)
+    settled(page)
+    assert names(page) == before
+    page.click("nav >> text=Library")
+    page.go_back()
+    page.wait_for_selector(CARD)
+    page.click('.example.unlike [title="Remove"]')
+    page.wait_for_function("() => !location.hash.includes('unlike')")
+    assert page.locator(".example").count() == 1
+
+
+def test_a_moment_of_the_library_as_the_question(page: Any, address: str, made: Made) -> None:
+    opened(page, address, "#/library")
+    page.click("text=clip3.mp4")
+    page.wait_for_selector(".file-grid")
+    page.fill(".whole input", "1")
+    page.keyboard.press("Escape")
+    page.locator(".file-grid h1").click()
+    page.keyboard.press("i")
+    page.fill(".whole input", "2.5")
+    page.locator(".file-grid h1").click()
+    page.keyboard.press("o")
+    assert "0:01.0 – 0:02.5" in page.inner_text(".deck")
+    page.click("text=More like this span")
+    page.wait_for_selector(CARD)
+    assert page.inner_text(".example .name") == "clip3.mp4"
+    assert "0:01.0 – 0:02.5" in page.inner_text(".example .meta")
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "m3u", "edl", "otio", "tsv", "sheet", "clips"])
+def test_export(page: Any, address: str, cut: Path, kind: str) -> None:
+    opened(page, address)
+    give(page, cut)
+    for number in (0, 2):
+        page.locator(f"{CARD} .acts input").nth(number).check()
+    chosen = [names(page)[number] for number in (0, 2)]
+    assert page.inner_text("#select-says") == "2 selected"
+    page.click("#export")
+    assert "2 selected moments" in page.inner_text("#export-menu")
+    with page.expect_download() as download:
+        page.click(f"#export-menu [data-kind={kind}]")
+    content = Path(download.value.path()).read_bytes()
+    suffix = {"sheet": "png", "clips": "zip"}.get(kind, kind)
+    assert download.value.suggested_filename in (f"lookhear.{suffix}", "lookhear.zip")
+    if kind == "csv":
+        rows = list(csv.DictReader(io.StringIO(content.decode())))
+        assert [Path(row["path"]).name for row in rows] == chosen
+    elif kind == "json":
+        assert [Path(hit["path"]).name for hit in json.loads(content)] == chosen
+    elif kind == "sheet":
+        assert content.startswith(b"\x89PNG")
+    elif kind == "clips":
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            assert len(archive.namelist()) == 3
+    else:
+        assert chosen[0].replace(" ", "%20" if kind in ("m3u", "otio") else " ") in content.decode()
+
+
+def test_a_broken_upload_says_why(page: Any, address: str, cut: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video" * 100)
+    opened(page, address)
+    page.set_input_files("#file", str(broken))
+    page.wait_for_selector(".example.bad")
+    assert "'broken.mp4' cannot be used: it is not a media file" in page.inner_text(".example.bad")
+    assert "broken.mp4" in page.inner_text("#said")
+    give(page, cut)  # and the next one works beside it
+    assert names(page)[0] == "clip2.mp4"
+    page.click('[aria-label="Remove broken.mp4"]')
+    assert page.locator(".example").count() == 1
+    page.click('[aria-label="Remove cut.wav"]')
+    page.wait_for_selector(".hero")
+
+
+def test_too_large_is_not_even_sent(page: Any, address: str, cut: Path) -> None:
+    opened(page, address)
+    page.evaluate("import('./examples.js').then((examples) => examples.setLimits({max_upload_bytes: 10}))")
+    page.set_input_files("#file", str(cut))
+    page.wait_for_selector(".example.bad")
+    assert "cut out the part that matters" in page.inner_text(".example.bad")
+
+
+def test_drop_and_record(page: Any, address: str, cut: Path) -> None:
+    opened(page, address)
+    data = list(cut.read_bytes())
+    page.evaluate(
+        """(data) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(data)], "dropped.wav", {type: "audio/wav"}));
+            for (const kind of ["dragenter", "dragover", "drop"])
+                document.body.dispatchEvent(
+                    new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer: transfer}));
+        }""",
+        data,
+    )
+    page.wait_for_selector(".example.ready")
+    page.wait_for_selector(CARD)
+    assert page.inner_text(".example .name") == "dropped.wav"
+    page.click("#record")
+    page.wait_for_selector("#record.on")
+    page.wait_for_timeout(1500)
+    page.click("#record")
+    page.wait_for_function("() => document.querySelectorAll('.example.ready').length === 2")
+    assert page.locator(".example .name").nth(1).inner_text().startswith("recording ")
+    assert page.inner_text("#record-label") == "Record"
+
+
+def test_keyboard_alone(page: Any, address: str, cut: Path) -> None:
+    opened(page, address)
+    page.keyboard.press("?")
+    assert page.is_visible("#keys")
+    page.keyboard.press("Escape")
+    assert not page.is_visible("#keys")
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("/")
+    chooser.value.set_files(str(cut))
+    page.wait_for_selector(CARD)
+    settled(page)
+    page.keyboard.press("j")
+    assert page.evaluate("document.activeElement.matches('.card')")
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.keyboard.press("Enter")
+    playing(page)
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.querySelector('video.player').paused")
+    page.keyboard.press("Escape")
+    assert page.locator("video.player").count() == 0
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("x")
+    assert page.inner_text("#select-says") == "1 selected"
+    page.keyboard.press("e")
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.activeElement.dataset.kind") == "tsv"
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#export-menu")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    name = page.evaluate("document.activeElement.querySelector('a.name').textContent")
+    page.keyboard.press("m")
+    page.wait_for_function(f"() => document.querySelector('.example .name')?.textContent === {json.dumps(name)}")
+    page.keyboard.press("2")
+    page.wait_for_selector("#library-view:not([hidden])")
+    page.keyboard.press("1")
+    page.wait_for_selector("#search-view:not([hidden])")
+    page.keyboard.press("t")
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+    page.keyboard.press("t")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(19, 20, 21)"
+
+
+def test_heat(page: Any, address: str, cut: Path) -> None:
+    opened(page, address)
+    give(page, cut)
+    stage = page.locator(CARD).first.locator(".stage")
+    stage.hover()
+    page.wait_for_selector(f"{CARD} .heat.on")
+    assert page.locator(f"{CARD} .heat.on").first.get_attribute("src").startswith("/api/files/")
+    page.mouse.move(5, 5)
+    page.wait_for_selector(f"{CARD} .heat.on", state="detached")
+
+
+def test_the_library_says_what_was_skipped(page: Any, address: str) -> None:
+    opened(page, address, "#/library")
+    page.wait_for_selector(".file-row:not(.pending)")
+    assert page.inner_text("#stats dd >> nth=0") == "10"
+    page.click(".chip.refused")
+    page.wait_for_function("() => document.querySelectorAll('.file-row').length === 1")
+    row = page.locator(".file-row")
+    assert "broken.mp4" in row.inner_text()
+    assert "it is not a media file" in row.inner_text()
+    assert row.locator("a").count() == 0
+    page.fill("#find", "nothing like it")
+    page.wait_for_selector("#library-blank .empty")
+    page.click("text=Show all files")
+    page.wait_for_function("() => document.querySelectorAll('.file-row').length === 10")
+    page.click("#columns .seconds button")
+    page.wait_for_selector('[aria-sort="descending"].seconds')
+    assert "camera.mkv" in page.locator(".file-row").first.inner_text()
+
+
+def test_a_long_list_holds_few_rows(page: Any, address: str) -> None:
+    """10,000 files: the server's answers are made up here, for what is tested is the list."""
+
+    def answer(route: Any) -> None:
+        asked = dict(re.findall(r"(offset|limit)=(\d+)", route.request.url))
+        offset, limit = int(asked["offset"]), int(asked["limit"])
+        rows = [
+            {
+                "file_id": None,
+                "library": "/films",
+                "path": f"tape {number:05d}.mp4",
+                "status": "ok",
+                "reason": "",
+                "seconds": 1.0,
+                "moments": 1,
+                "size_bytes": 1,
+                "modified": 0,
+            }
+            for number in range(offset, min(offset + limit, 10_000))
+        ]
+        route.fulfill(json={"rows": rows, "total": 10_000, "offset": offset, "generation": "x"})
+
+    page.route(re.compile(r"/api/files\?"), answer)
+    opened(page, address, "#/library")
+    page.wait_for_selector("text=tape 00000.mp4")
+    assert page.locator(".file-row").count() < 60
+    assert page.get_attribute("#table", "aria-rowcount") == "10001"
+    page.eval_on_selector("#scroll", "box => { box.scrollTop = box.scrollHeight; }")
+    page.wait_for_selector("text=tape 09999.mp4")
+    page.eval_on_selector("#scroll", "box => { box.scrollTop = 5000 * 46; }")
+    page.wait_for_selector("text=tape 05003.mp4")
+    assert page.locator(".file-row").count() < 60
+
+
+def test_narrow_screens_have_no_sideways_scroll(page: Any, address: str, cut: Path) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    opened(page, address)
+    give(page, cut)
+    for view in ("", "#/library"):
+        page.evaluate(f"location.hash = '{view}'")
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.evaluate("location.hash = ''")
+    assert not page.is_visible("#balance")  # folded away
+    page.click("text=Options")
+    assert page.is_visible("#balance")
+
+
+def test_what_is_indexed_meanwhile_appears(chromium: Any, empty_library: Path) -> None:
+    with serving(empty_library / "index", access_of("127.0.0.1", token=None), host="127.0.0.1", port=0) as port:
+        page = chromium.new_page()
+        opened(page, f"http://127.0.0.1:{port}/", "#/library")
+        page.wait_for_selector("text=The library is empty")
+        make_clip(empty_library / "media" / "first.mp4", 5)
+        index([empty_library / "media"], index_path=empty_library / "index", workers=0)
+        page.wait_for_selector("text=first.mp4", timeout=30_000)
+        assert page.inner_text("#holdings").startswith("1 file")
+        page.close()
+
+
+def test_the_token_in_the_browser(chromium: Any, made: Made) -> None:
+    token = "a-token-that-nobody-guesses"
+    with serving(made.index, access_of("127.0.0.1", token=token), host="127.0.0.1", port=0) as port:
+        context = chromium.new_context()
+        page = context.new_page()
+        opened(page, f"http://127.0.0.1:{port}/")
+        page.wait_for_selector("#locked:not([hidden])")
+        page.fill("#token", "wrong")
+        page.click("#token-form button")
+        page.wait_for_function("() => document.querySelector('#token-error').textContent.includes('not the token')")
+        page.fill("#token", token)
+        page.click("#token-form button")
+        page.wait_for_selector(".card.start img")
+        page.wait_for_function("() => document.querySelector('.card.start img').naturalWidth > 0")  # by the cookie
+        context.close()
+        context = chromium.new_context()
+        page = context.new_page()
+        opened(page, f"http://127.0.0.1:{port}/#token={token}")
+        page.wait_for_selector(".card.start")
+        assert token not in page.url
+        context.close()
+
+
+def test_the_server_that_is_gone(chromium: Any, made: Made) -> None:
+    page = chromium.new_page()
+    with serving(made.index, access_of("127.0.0.1", token=None), host="127.0.0.1", port=0) as port:
+        opened(page, f"http://127.0.0.1:{port}/")
+    page.wait_for_function("() => document.querySelector('#holdings').classList.contains('bad')", timeout=60_000)
+    assert "cannot be reached" in page.inner_text("#holdings")
+    page.close()
