@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from lookhear.models.video_resnet import ClipNorm, SpaceConvolution, TimeConvolution, VideoResNet, middle_channels
+from lookhear.models.video_resnet import (
+    ClipNorm,
+    SpaceConvolution,
+    TimeConvolution,
+    VideoResNet,
+    WholeConvolution,
+    middle_channels,
+)
 
 SIZES: dict[str, Any] = {
     "width": 16,
@@ -37,6 +44,9 @@ def test_the_parts_are_3d_convolutions(stride: int, layout: torch.memory_format)
     whole = nn.Conv3d(6, 10, (3, 1, 1), (stride, 1, 1), (1, 0, 0), bias=False)
     whole.weight.data = time.weight.data[..., None].clone()
     torch.testing.assert_close(time(values), whole(values), atol=1e-5, rtol=1e-5)
+    both = WholeConvolution(6, 10, kernel=7, stride=stride)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(both(values).float(), nn.Conv3d.forward(both, values).float(), atol=2e-2, rtol=2e-2)
     norm, whole_norm = ClipNorm("batch", 6), nn.BatchNorm3d(6)
     torch.testing.assert_close(norm(values), whole_norm(values), atol=1e-5, rtol=1e-5)
 
@@ -49,10 +59,12 @@ def test_widened_channels_have_the_parameters_of_a_whole_convolution() -> None:
 
 
 @pytest.mark.parametrize("pictures", [1, 2, 3, 5])
-def test_gradients_are_right_in_bfloat16(pictures: int) -> None:
-    """PyTorch's own 3-D convolution over time leaves some unwritten where two pictures are left of a clip."""
+@pytest.mark.parametrize("kind", ["time", "whole"])
+def test_gradients_are_right_in_bfloat16(kind: str, pictures: int) -> None:
+    """PyTorch's own 3-D convolution leaves some unwritten where a clip has few pictures."""
     torch.manual_seed(0)
-    convolution, values = TimeConvolution(32, 32, 1), clips(32, pictures)
+    convolution = TimeConvolution(32, 32, 1) if kind == "time" else WholeConvolution(32, 32, kernel=7, stride=1)
+    values = clips(32, pictures)
 
     def gradient(dtype: torch.dtype) -> torch.Tensor:
         junk = [torch.full((1000, size), torch.nan) for size in range(1, 30)]  # in memory that is not written to

@@ -20,7 +20,7 @@ from lookhear.errors import ConfigError
 from lookhear.models.cavmae import CAVMAE, CAVMAEConfig
 from lookhear.models.cavmae_sync import CAVMAESync, CAVMAESyncConfig
 from lookhear.models.published import PublishedChoices, load_published, to_published
-from lookhear.models.tokens import MaskConfig, Masks, decode_some
+from lookhear.models.tokens import MaskConfig, Masks, decode_some, mask_from_noise
 from lookhear.objectives import CAVMAEObjectiveConfig
 from lookhear.recipes import RECIPES
 from lookhear.training.optim import OptimConfig, build_optimizer
@@ -399,3 +399,25 @@ def test_a_learned_temperature_learns_within_bounds() -> None:
 def test_what_cannot_work_is_refused(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_the_error_of_removed_patches_is_its_slow_form(normalise: bool) -> None:
+    """Average over the values of removed patches, one patch after another; what was seen gets no gradient."""
+    config = CAVMAEObjectiveConfig(mask=MaskConfig(audio=0.5, visual=0.25), normalise_patches=normalise)
+    objective = config.build(small_model(), num_instances=2, num_classes=0)
+    generator = torch.Generator().manual_seed(3)
+    mask = mask_from_noise(torch.rand(4, 6, generator=generator), 0.5)
+    prediction = torch.randn(2, 2, 6, 5, generator=generator, requires_grad=True)
+    target = torch.randn(2, 2, 6, 5, generator=generator)
+    found = objective._reconstruction(prediction, target, mask)
+    errors = []
+    for row, patch in mask.removed.nonzero().tolist():
+        wanted = target.flatten(0, 1)[row, patch]
+        if normalise:
+            wanted = (wanted - wanted.mean()) / (wanted.var() + 1e-6).sqrt()
+        errors.append((prediction.flatten(0, 1)[row, patch] - wanted).square().mean())
+    torch.testing.assert_close(found, torch.stack(errors).mean())
+    found.backward()
+    assert prediction.grad is not None
+    assert torch.equal(prediction.grad.flatten(0, 1).abs().sum(-1) > 0, mask.removed)

@@ -102,10 +102,10 @@ def test_the_optimiser_forgets_where_a_phase_begins(tmp_path: Path) -> None:
     """Adam counts its steps: after the one step of phase II.a in epoch 2 it has counted one."""
     run = override(method_run("sscl"), ["checkpoint_every=1"])
     learn(run, tmp_path / "run", stop_after=7)
-    counted = {int(state["step"]) for state in state_of(tmp_path / "run")["optimizer"]["state"].values()}
+    counted = {int(state["step"]) for state in state_of(tmp_path / "run")["optimizer"].values()}
     assert counted == {1}
     learn(method_run("avid_cross"), tmp_path / "cross", stop_after=7)
-    counted = {int(state["step"]) for state in state_of(tmp_path / "cross")["optimizer"]["state"].values()}
+    counted = {int(state["step"]) for state in state_of(tmp_path / "cross")["optimizer"].values()}
     assert counted == {7}
 
 

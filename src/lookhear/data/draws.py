@@ -44,8 +44,7 @@ class Draws:
 
     def seed_of_step(self, rank: int) -> int:
         """A seed for whatever a model draws by itself in this step (dropout), another for every process."""
-        step = Draws(seed=self.seed, epoch=self.step)
-        return int(step.integers(torch.tensor([rank]), 1, 1 << 62, purpose="step of a model"))
+        return _mix_number(Draws(seed=self.seed, epoch=self.step)._key("step of a model") ^ rank) >> 1  # 63 bits
 
     def _key(self, purpose: str) -> int:
         """What all clips share, as an unsigned number: made by the CPU, which need not wait for a device then."""

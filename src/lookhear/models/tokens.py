@@ -182,11 +182,15 @@ def num_decoded(num_removed: int, share: float) -> int:
     return min(num_removed, max(1, round(num_removed * share)))
 
 
+def removed_places(mask: Mask) -> Tensor:
+    """int64 (R, L - K): the tokens that `mask` removed, in the order of its noise."""
+    return mask.restore.argsort(dim=1)[:, mask.kept.shape[1] :]  # `restore` is the inverse of [kept, removed]
+
+
 def decode_some(mask: Mask, share: float) -> Mask:
     """`mask` of which `share` of the removed tokens are predicted, the first in the order of its noise."""
-    kept, length = mask.kept.shape[1], mask.restore.shape[1]
-    order = mask.restore.argsort(dim=1)  # what `restore` is the inverse of: kept tokens, then removed ones
-    return replace(mask, decoded=order[:, kept : kept + num_decoded(length - kept, share)])
+    removed = removed_places(mask)
+    return replace(mask, decoded=removed[:, : num_decoded(removed.shape[1], share)])
 
 
 def take_tokens(values: Tensor, places: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ R rows, C channels, T pictures of a clip, t of them left in a map, h rows and w 
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lookhear.models.resnet import (
@@ -40,11 +41,35 @@ class SpaceConvolution(nn.Conv2d):
         return found.unflatten(0, (rows, pictures)).transpose(1, 2)
 
 
+class WholeConvolution(nn.Conv3d):
+    """A 3-D convolution over three pictures and space: (R, C, T, H, W) -> (R, C', T, h, w).
+
+    In bfloat16 on CPUs as a 2-D one over each picture and its neighbours, stacked: there PyTorch's 3-D convolution
+    (2.13) leaves parts of the gradient of a kernel unwritten where a clip has few pictures, and training ends in
+    numbers that are none.
+    """
+
+    def __init__(self, channels: int, width: int, *, kernel: int, stride: int) -> None:
+        half = kernel // 2
+        super().__init__(
+            channels, width, (_TIME, kernel, kernel), (1, stride, stride), (_TIME // 2, half, half), bias=False
+        )
+
+    def forward(self, values: Tensor) -> Tensor:
+        """As a 2-D one, pictures are rows, with an empty one before the first and after the last."""
+        if values.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return super().forward(values)
+        rows, _, pictures = values.shape[:3]
+        near = F.pad(values, (0, 0, 0, 0, _TIME // 2, _TIME // 2)).unfold(2, _TIME, 1)  # (R, C, T, H, W, 3)
+        stacked = near.permute(0, 2, 1, 5, 3, 4).flatten(2, 3).flatten(0, 1)  # (R T, 3 C, H, W)
+        found = F.conv2d(stacked, self.weight.flatten(1, 2), None, self.stride[1:], self.padding[1:])
+        return found.unflatten(0, (rows, pictures)).transpose(1, 2)
+
+
 class TimeConvolution(nn.Conv2d):
     """A convolution over time of every place by itself: (R, C, t, h, w) -> (R, C', t', h, w).
 
-    As a 2-D one over time and places: PyTorch's 3-D convolution (2.13, bfloat16 on CPUs) leaves parts of the gradient
-    of such a kernel unwritten where two pictures are left, and training ends in numbers that are none.
+    As a 2-D one over time and places everywhere, for the reason that `WholeConvolution` gives.
     """
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
@@ -125,10 +150,7 @@ class VideoResNet(nn.Module):
         if widened:
             first = _split(channels, widths[0], kernel=STEM_KERNEL, stride=(1, stem_stride), norm=norm, widened=True)
         else:
-            kernel, half = (_TIME, STEM_KERNEL, STEM_KERNEL), STEM_KERNEL // 2
-            whole = nn.Conv3d(
-                channels, widths[0], kernel, (1, stem_stride, stem_stride), (_TIME // 2, half, half), bias=False
-            )
+            whole = WholeConvolution(channels, widths[0], kernel=STEM_KERNEL, stride=stem_stride)
             first = nn.Sequential(whole, ClipNorm(norm, widths[0]))
         pool = [nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))] if stem_pool else []
         self.stem = nn.Sequential(first, nn.ReLU(), *pool)

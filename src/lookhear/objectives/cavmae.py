@@ -20,10 +20,20 @@ from lookhear.data.draws import Draws
 from lookhear.data.sampling import HOP_SECONDS
 from lookhear.errors import ConfigError
 from lookhear.models.cavmae import CAVMAE
-from lookhear.models.tokens import Encoded, Mask, MaskConfig, Masks, Output, decode_some, noise_size
+from lookhear.models.tokens import (
+    Encoded,
+    Mask,
+    MaskConfig,
+    Masks,
+    Output,
+    decode_some,
+    noise_size,
+    removed_places,
+    take_tokens,
+)
 from lookhear.objectives.contrastive import NCE, Direction, excluded_pairs, info_nce
 from lookhear.objectives.pieces import Comparison, Encodings, PiecewiseObjective
-from lookhear.objectives.reconstruction import masked_mse, normalise_patches
+from lookhear.objectives.reconstruction import normalise_patches, patch_mse
 
 TEMPERATURE_RANGE = (0.01, 0.5)  # within which a learned temperature stays
 
@@ -164,13 +174,16 @@ class CAVMAEObjective(PiecewiseObjective):
         }
 
     def _reconstruction(self, prediction: Tensor, target: Tensor, mask: Mask | None) -> Tensor:
+        """The error over the removed patches, which alone are looked at: often a small part of all."""
         assert mask is not None
-        target = target.float().detach()  # (B, N, L, P)
+        prediction, target = prediction.flatten(0, 1), target.detach().flatten(0, 1)  # (R, L, P)
+        if mask.decoded is None:
+            places = removed_places(mask)
+            prediction, target = take_tokens(prediction, places), take_tokens(target, places)
+        target = target.float()
         if self.config.normalise_patches:
             target = normalise_patches(target)
-        if mask.decoded is not None:
-            return masked_mse(prediction, target, torch.ones_like(prediction[..., 0]))
-        return masked_mse(prediction, target, mask.removed.unflatten(0, prediction.shape[:2]))
+        return patch_mse(prediction, target)
 
     def _contrastive_pass(self, model: CAVMAE, batch: Batch, draws: Draws) -> Output:
         ratio = self.config.contrastive_mask_ratio
