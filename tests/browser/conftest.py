@@ -23,7 +23,7 @@ FLAGS = (
     "--use-fake-device-for-media-stream",
     "--autoplay-policy=no-user-gesture-required",
 )
-TIMEOUT_MILLISECONDS = 120_000
+TIMEOUT_MILLISECONDS = 60_000
 
 
 def chromium_path() -> str | None:
