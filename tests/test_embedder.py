@@ -20,6 +20,7 @@ from lookhear.media.encode import write_sound
 from lookhear.models.cavmae import CAVMAEConfig
 from lookhear.models.classifier import CAVMAEClassifier, CAVMAEClassifierConfig
 from lookhear.models.published import PublishedChoices, export_published
+from synthetic import make_video
 from tiny_embedder import (
     PREPROCESS,
     RATE,
@@ -326,3 +327,15 @@ def test_untrained_has_other_weights_of_the_same_kind(embedder: Embedder) -> Non
     assert one is not None
     assert not np.allclose(one, other, atol=1e-3)
     np.testing.assert_array_equal(other, again)
+
+
+def test_a_picture_track_whose_size_is_nowhere_is_no_picture(tmp_path: Path) -> None:
+    """What remains of a stream whose parameter sets are lost."""
+    whole = make_video(tmp_path / "whole.ts", seconds=1.0, sound_codec="mp2", sound_rate=48000).read_bytes()
+    parameters, filler = b"\0\0\1\x67", b"\0\0\1\x6c"
+    assert parameters in whole
+    (tmp_path / "lost.ts").write_bytes(whole.replace(parameters, filler))
+    found = in_memory_embedder().embed(tmp_path / "lost.ts")
+    assert found.audio is not None
+    assert not np.isnan(found.audio).any()
+    assert found.visual is None or np.isnan(found.visual).all()

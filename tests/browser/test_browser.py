@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from lookhear.media.decode import read_clip
 from lookhear.media.encode import write_sound
@@ -18,7 +19,7 @@ from lookhear.serve.server import serving
 from tiny_embedder import make_clip
 from web_library import Made
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.ci, pytest.mark.browser]
 CARD = "#results .card:not(.skeleton)"
 
 
@@ -75,9 +76,18 @@ def test_upload_search_and_play_from_the_moment(page: Any, address: str, cut: Pa
     mark = card.locator(".strip .mark").bounding_box()
     strip = card.locator(".strip").bounding_box()
     assert 0.3 < (mark["x"] - strip["x"]) / strip["width"] < 0.7  # 2 s of about 4
+    parts: list[tuple[int, str]] = []
+    page.on(
+        "response",
+        lambda got: (
+            parts.append((got.status, got.request.headers.get("range", ""))) if got.url.endswith("/media") else None
+        ),
+    )
     card.hover()
     card.locator(".play").click()
     playing(page)
+    assert parts, "the player asked for nothing"
+    assert all(status == 206 and asked.startswith("bytes=") for status, asked in parts)
     assert start - 0.1 <= time_of(page) <= end + 0.2
     assert page.eval_on_selector("video.player", "video => video.src").endswith("/media")
     page.wait_for_function("() => document.querySelector('video.player').paused")  # where the moment ends
@@ -86,6 +96,18 @@ def test_upload_search_and_play_from_the_moment(page: Any, address: str, cut: Pa
     strip_element.click(position={"x": strip["width"] * 0.1, "y": 10})
     playing(page)
     assert time_of(page) < start
+
+
+def test_a_picture_finds_its_file(page: Any, address: str, made: Made, tmp_path: Path) -> None:
+    frame = read_clip(made.clip(4), start_seconds=1.0, end_seconds=1.2, frame_seconds=[1.1]).frames
+    assert frame is not None
+    Image.fromarray(frame[0].transpose(1, 2, 0)).resize((320, 240)).save(tmp_path / "still.png")
+    opened(page, address)
+    give(page, tmp_path / "still.png")
+    assert names(page)[0] == "clip4.mp4"
+    thumbnail = page.locator(".example img")
+    page.wait_for_function("() => document.querySelector('.example img').naturalWidth > 0")
+    assert thumbnail.get_attribute("src").startswith("/api/uploads/")
 
 
 def test_what_the_browser_cannot_play_comes_as_a_preview(page: Any, address: str, made: Made) -> None:
@@ -262,6 +284,7 @@ def test_drop_and_record(page: Any, address: str, cut: Path) -> None:
 
 
 def test_keyboard_alone(page: Any, address: str, cut: Path) -> None:
+    page.on("filechooser", lambda _: None)  # from here on the driver catches them; asked for later, it may be too late
     opened(page, address)
     page.keyboard.press("?")
     assert page.is_visible("#keys")
@@ -380,6 +403,50 @@ def test_narrow_screens_have_no_sideways_scroll(page: Any, address: str, cut: Pa
     assert not page.is_visible("#balance")  # folded away
     page.click("text=Options")
     assert page.is_visible("#balance")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_light_and_dark_can_be_read(page: Any, address: str, cut: Path, scheme: str) -> None:
+    """As the system says, with the contrast that WCAG 2.2 asks of small text."""
+    page.emulate_media(color_scheme=scheme)
+    opened(page, address)
+    give(page, cut)
+    looks = {}
+    for view, parts in {
+        "": (
+            ".bar nav a",
+            "#holdings",
+            "a.name",
+            ".folder",
+            ".score span",
+            "#results-note",
+            ".slide .ends",
+            ".example .meta",
+        ),
+        "#/library": (".columns button", ".file-row .name", ".file-row .folder", ".badge.refused", ".reason", ".chip"),
+    }.items():
+        page.evaluate(f"location.hash = '{view}'")
+        page.wait_for_selector(parts[2])
+        looks |= {part: page.locator(part).first.evaluate(_CONTRAST) for part in parts}
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background == {"light": "rgb(245, 245, 242)", "dark": "rgb(19, 20, 21)"}[scheme]
+    assert {part: ratio for part, ratio in looks.items() if ratio < 4.5} == {}
+
+
+# The contrast of an element's text with what lies behind it, after WCAG 2.2: (lighter + 0.05) / (darker + 0.05).
+_CONTRAST = """(element) => {
+    const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+    const light = (colour) => {
+        const [r, g, b] = numbers(colour).map((c) => c / 255)
+            .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    let behind = element;
+    while (behind && (numbers(getComputedStyle(behind).backgroundColor)[3] ?? 1) === 0) behind = behind.parentElement;
+    const [text, ground] = [getComputedStyle(element).color, getComputedStyle(behind ?? document.body).backgroundColor];
+    const two = [light(text), light(ground)];
+    return (Math.max(...two) + 0.05) / (Math.min(...two) + 0.05);
+}"""
 
 
 def test_what_is_indexed_meanwhile_appears(chromium: Any, empty_library: Path) -> None:

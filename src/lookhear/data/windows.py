@@ -145,7 +145,8 @@ class WindowPlan:
 
     def _short_side(self, info: MediaInfo) -> int | None:
         """The size at which pictures come out of the decoder ready to be cut."""
-        if info.video is None:
+        # The size of a damaged track may be written nowhere.
+        if info.video is None or not min(info.video.height, info.video.width):
             return None
         height, width = info.video.height, info.video.width
         config = self.preprocess

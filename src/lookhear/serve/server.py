@@ -3,7 +3,7 @@
 import secrets
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -44,7 +44,10 @@ def serving(
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listening],), name="lookhear-serve", daemon=True)
         thread.start()
-        threading.Thread(target=_warm, args=(archive, workshop), name="lookhear-warm", daemon=True).start()
+        ending = threading.Event()
+        # No daemon: the interpreter must not end while a thread is inside the model or the tables, which abort then.
+        warming = threading.Thread(target=_warm, args=(archive, workshop, ending), name="lookhear-warm")
+        warming.start()
         try:
             while not server.started and thread.is_alive():
                 thread.join(_WAIT_SECONDS)
@@ -53,18 +56,26 @@ def serving(
             yield int(listening.getsockname()[1])
         finally:
             server.should_exit = True
+            ending.set()
             workshop.close()  # so that what is under way ends with a sentence
             thread.join(_STOP_SECONDS + 1)
+            warming.join()
 
 
-def _warm(archive: Archive, workshop: Workshop) -> None:
-    """Imports and reads what the first visitor would wait for."""
+def _warm(archive: Archive, workshop: Workshop, ending: threading.Event) -> None:
+    """Imports and reads what the first visitor would wait for, until the server ends."""
+    steps: tuple[Callable[[], object], ...] = (
+        archive.catalogue,
+        lambda: workshop.media.warm(pictures.awake),
+        lambda: workshop.uploads.warm(uploads.awake),
+        archive.embedder,
+        archive.index.library,
+    )
     with suppress(UserError):  # the visitor hears of it
-        archive.catalogue()
-        workshop.media.warm(pictures.awake)
-        workshop.uploads.warm(uploads.awake)
-        archive.embedder()
-        archive.index.library()
+        for step in steps:
+            if ending.is_set():
+                return
+            step()
 
 
 @contextmanager
