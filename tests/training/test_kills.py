@@ -156,6 +156,27 @@ def test_the_reason_of_one_is_said_by_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.ci
+def test_torchrun_starts_them_and_ends_them(tmp_path: Path) -> None:
+    """The launcher keeps the store that reasons are written into, and stops whoever is left."""
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SCRIPT)]
+    runs = [
+        subprocess.run(
+            [*words, str(tmp_path / name), "steps=3", *more],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+        for name, more in (("whole", ["parallel=fsdp"]), ("broken", ["--broken-clip", "5"]))
+    ]
+    assert [run.returncode for run in runs] == [0, 1], runs
+    assert steps_done(tmp_path / "whole") == 3
+    assert _newest(tmp_path / "whole").is_file()
+    assert "clip 5 is damaged; prepare the store again" in runs[1].stderr
+
+
+@pytest.mark.ci
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only Linux tells when another process has ended")
 def test_one_that_waits_for_ever_is_brought_down(tmp_path: Path) -> None:
     """As a process does whose GPU waits for another: it cannot hear that it is alone."""
