@@ -449,6 +449,19 @@ _CONTRAST = """(element) => {
 }"""
 
 
+def test_nothing_beside_the_results_is_cut_off(page: Any, address: str, cut: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "a file with a rather long name that holds nothing of use.mp4"
+    broken.write_bytes(b"nothing")
+    opened(page, address)
+    give(page, cut)
+    page.set_input_files("#file", str(broken))
+    page.wait_for_selector(".example.bad")
+    page.click("#filters summary")
+    assert page.evaluate("(([e]) => e.scrollWidth - e.clientWidth)(document.querySelectorAll('aside'))") <= 0
+    drawn, box = page.locator(".example .outline").bounding_box(), page.locator(".example .look").first.bounding_box()
+    assert drawn["width"] == pytest.approx(box["width"], abs=1)  # the sound that was given, not a speck
+
+
 def test_what_is_indexed_meanwhile_appears(chromium: Any, empty_library: Path) -> None:
     with serving(empty_library / "index", access_of("127.0.0.1", token=None), host="127.0.0.1", port=0) as port:
         page = chromium.new_page()
