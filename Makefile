@@ -17,7 +17,7 @@ demo: $(READY)        ## make a small library of videos, learn from it, search i
 	$(BIN)/lookhear demo --out demo
 
 test: $(READY)        ## the default suite; under 6 minutes on 2 cores
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-ci: $(READY)     ## several processes, kills, compiling: what takes half a minute a test; under 4 minutes
 	$(BIN)/python -m pytest -m ci

@@ -4,6 +4,7 @@ If these fail, data no longer flows one way, or a file has grown past what a rea
 """
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,7 @@ def _room(path: Path) -> str:
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
+@functools.cache
 def _imports(path: Path) -> list[str]:
     """Full names of all modules that `path` imports, anywhere in it."""
     names = []

@@ -163,6 +163,7 @@ def worker(rank: int, world: int, port: int, folder: Path) -> None:
         learn(run, planted, folder / f"{policy}-of-{world}")
 
 
+@pytest.mark.ci
 def test_two_processes(tmp_path: Path) -> None:
     """Where nothing depends on the composition of a process's batch, they learn what one process learns."""
     with socket.socket() as found:
