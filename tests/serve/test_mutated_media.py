@@ -173,7 +173,7 @@ def test_a_thousand_are_indexed(index_path: Path, tmp_path: Path, moving: dict[s
     before, began = memory_mib(), time.monotonic()
     counts = index_all(many, index_path, workers=2)
     seconds, after = time.monotonic() - began, memory_mib()
-    index([], model=tmp_path / "model.safetensors", index_path=tmp_path / "second", workers=0)
+    index([tmp_path / "good"], model=tmp_path / "model.safetensors", index_path=tmp_path / "second", workers=0)
     assert index_all(many, tmp_path / "second", workers=2) == counts
     again = memory_mib()
     print(f"\n{MANY} files in {seconds:.0f} s: {dict(counts)}; MiB {before:.0f}, {after:.0f}, {again:.0f}")
