@@ -19,7 +19,7 @@ demo: $(READY)        ## make a small library of videos, learn from it, search i
 test: $(READY)        ## the default suite; under 6 minutes on 2 cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-ci: $(READY)     ## several processes, kills, compiling: what takes half a minute a test; under 4 minutes
+test-ci: $(READY)     ## several processes, kills, compiling, a browser: what takes half a minute a test
 	$(BIN)/python -m pytest -m ci
 
 test-slow: $(READY)   ## the long ones: many kills, full-size models

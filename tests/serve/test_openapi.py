@@ -91,11 +91,18 @@ def test_what_is_described_holds(described: Any, operation: str) -> None:
     try_out(described, operation, times=3)
 
 
+@pytest.mark.ci
+@pytest.mark.parametrize("operation", operations())
+def test_it_holds_for_much_that_is_sent(described: Any, real: dict[str, Any], operation: str) -> None:
+    try_out(described, operation, times=40)
+    try_out(described, operation, times=20, real=real)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("operation", operations())
 def test_it_holds_whatever_is_sent(described: Any, real: dict[str, Any], operation: str) -> None:
-    try_out(described, operation, times=200)
-    try_out(described, operation, times=60, real=real)
+    try_out(described, operation, times=400)
+    try_out(described, operation, times=100, real=real)
 
 
 def test_the_description_is_complete(web: Running) -> None:

@@ -30,6 +30,8 @@ def test_nothing_stays_of_a_good_one(made: Made, web: Running) -> None:
         ("a.jpg", b"\xff\xd8\xff\xe0 and then nothing", "cannot be used"),
         ("a.png", b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "cannot be used"),
         ("page.html", b"<html><script>alert(1)</script>", "is not a media file"),
+        ("program.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "is not a media file"),
+        ("call.sdp", b"v=0\nc=IN IP4 192.0.2.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n", "is not a media file"),
         ("list.m3u8", b"#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n", "is not a media file"),
         ("list.txt", b"ffconcat version 1.0\nfile /etc/passwd\n", "is not a media file"),
         ("empty.wav", b"", "empty"),

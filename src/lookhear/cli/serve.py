@@ -52,7 +52,7 @@ class Serve:
         if self.token_file is not None:
             token = read_token(self.token_file)
         elif os.environ.get(TOKEN_VARIABLE):
-            token = os.environ[TOKEN_VARIABLE]
+            token = os.environ.pop(TOKEN_VARIABLE)  # decoding processes have no use for it
         elif not is_local(self.host):
             token, is_made = make_token(), True
             if not sys.stdout.isatty():

@@ -7,14 +7,20 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lookhear.errors import MediaError, reason_of
 
+# What cameras, phones and web pages give. Pillow reads more, some of it with other programs: PostScript is a language,
+# and what comes in it would be run by Ghostscript.
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "TIFF", "BMP", "PPM", "TGA", "JPEG2000")
+
 
 def still_image(path: Path) -> np.ndarray | None:
-    """The picture (3, H, W) uint8 RGB of a still image file; None where it is no still image.
+    """The picture (3, H, W) uint8 RGB of a still image file of one of `FORMATS`; None where it is no such.
 
     Raises MediaError where it is one but damaged or too large.
     """
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]  # Pillow may have been built without some
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=formats) as image:
             pixels = _image_pixels(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         return None

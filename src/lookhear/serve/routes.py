@@ -88,8 +88,9 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def _gives(*kinds: str) -> dict[str, Any]:
-    """Describes an answer that is a file."""
-    return {"content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in kinds}}
+    """Describes an answer that is a file; one of JSON may hold anything."""
+    bytes_of_it = {"type": "string", "format": "binary"}
+    return {"content": {kind: {"schema": {} if kind == "application/json" else bytes_of_it} for kind in kinds}}
 
 
 api = APIRouter(prefix="/api", responses=_problems())
@@ -156,7 +157,12 @@ async def folders(serving: Serving) -> tuple[schemas.Folder, ...]:
     return await serving.workshop.look(serving.archive.folders)
 
 
-@api.get("/files/{file_id}", tags=["library"], summary="One file", responses=_problems(404))
+@api.get(
+    "/files/{file_id}",
+    tags=["library"],
+    summary="One file",
+    responses={**_problems(404), 200: {"model": schemas.FileAbout}},
+)
 async def about(file_id: FileId, serving: Serving) -> Response:
     """Its tracks, its length, and whether a browser can be expected to play it as it is."""
 
