@@ -33,7 +33,9 @@ class Classify:
     threshold: float = 0.25
     """Probability that a label must reach."""
     mode: Literal["both", "audio", "visual", "audio_of_both", "visual_of_both"] | None = None
-    """What is read of a file; default: what the checkpoint reads, or that of it which a file has."""
+    """both: sound and picture together; audio, visual: one of them, in a model that learned it by itself;
+    audio_of_both, visual_of_both: one of them, in a model that learned both. Default: what the checkpoint reads, or
+    that of it which a file has."""
     multi_label: bool = False
     """Judge every label by itself (sigmoid). Default: what the checkpoint learned, or else --single-label."""
     single_label: bool = False
