@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -71,6 +72,8 @@ class PlantedModel(nn.Module):
 
 class StandInEmbedder:
     """What tasks read of an `Embedder`, around any model; pictures come to it as 0 to 1."""
+
+    extra: ClassVar[dict[str, object]] = {}
 
     fingerprint = "stand-in"
 

@@ -6,6 +6,7 @@ both knows which belong together; nobody else does.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -30,6 +31,7 @@ class StoreStandIn:
     sounds: list[np.ndarray]
     config: PrepareConfig = field(default_factory=lambda: PrepareConfig(frames_per_second=25.0))
     path: str = "stand-in"
+    digest: str = "stand-in"
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -124,6 +126,7 @@ class EmbedderStandIn:
     """Reads the codes ("perfect"), draws vectors ("random"), or says the same of everything ("collapsed")."""
 
     fingerprint = "stand-in"
+    extra: ClassVar[dict[str, object]] = {}
 
     def __init__(self, kind: str = "perfect") -> None:
         self.kind = kind

@@ -91,8 +91,8 @@ def test_tabs_and_newlines_are_escaped(capsys: pytest.CaptureFixture[str]) -> No
 
     print_rows([("a\tb\nc\\d", 1)])
     assert capsys.readouterr().out == "a\\tb\\nc\\\\d\t1\n"
-    print_record({"a": {"b": 1}, "c": [1, 2]}, as_json=False)
-    assert capsys.readouterr().out == "a.b\t1\nc\t[1, 2]\n"
+    print_record({"a": {"b": 1}, "c": (1, 2.5), "d": None, "e": True, "f": [{"x": None}]}, as_json=False)
+    assert capsys.readouterr().out == 'a.b\t1\nc\t[1, 2.5]\ne\ttrue\nf\t[{"x": null}]\n'
 
 
 def test_progress_without_a_terminal_is_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:

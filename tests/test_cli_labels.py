@@ -47,6 +47,17 @@ def test_classify_prints_a_row_a_moment(workplace: Path, capsys: pytest.CaptureF
     assert len(json.loads(capsys.readouterr().out)) == len(rows)
 
 
+def test_classify_takes_folders_and_wants_something(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = ["--model", str(workplace / "classifier.safetensors"), "--threshold", "0"]
+    assert cli.main(["classify", str(workplace / "media"), *model]) == 0
+    assert len({line.split("\t")[0] for line in capsys.readouterr().out.splitlines()}) == 6
+    assert cli.main(["classify", *model]) == 2
+    assert "name the video or sound files" in capsys.readouterr().err
+    (workplace / "empty").mkdir()
+    assert cli.main(["classify", str(workplace / "empty"), *model]) == 1
+    assert "no media files in" in capsys.readouterr().err
+
+
 def test_classify_goes_on_after_a_file_that_cannot_be_read(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (workplace / "broken.mp4").write_bytes(b"nothing")
     files = [str(workplace / "broken.mp4"), str(workplace / "media" / "1.mp4")]
@@ -62,7 +73,9 @@ def test_classes_come_from_a_label_csv_where_the_checkpoint_has_none(
 ) -> None:
     words = ["classify", str(workplace / "media" / "0.mp4"), "--model", str(workplace / "nameless.safetensors")]
     assert cli.main(words) == 1
-    assert "does not name its 2 classes" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "does not name its 2 classes" in printed
+    assert "--classes FILE" in printed
     table = workplace / "classes.csv"
     table.write_text("index,mid,display_name\n0,/m/a,Wolf\n1,/m/b,Hail\n", encoding="utf-8")
     assert cli.main([*words, "--classes", str(table), "--threshold", "0"]) == 0

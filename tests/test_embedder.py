@@ -339,3 +339,11 @@ def test_a_picture_track_whose_size_is_nowhere_is_no_picture(tmp_path: Path) -> 
     assert found.audio is not None
     assert not np.isnan(found.audio).any()
     assert found.visual is None or np.isnan(found.visual).all()
+
+
+def test_an_embedder_and_its_preprocessing_say_what_they_are(tmp_path: Path) -> None:
+    embedder = tiny_embedder(tmp_path)
+    assert str(embedder.path) in repr(embedder)
+    assert embedder.fingerprint[:12] in repr(embedder)
+    assert "CAVMAESync" in repr(embedder)
+    assert "audio_frames=48" in repr(embedder.preprocess)

@@ -109,11 +109,16 @@ def leaves(data: Any, path: str = "") -> dict[str, Any]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the known name nearest to `name`, or the list of known names if none is near."""
+    """`; did you mean 'x'?` for the known name nearest to `name`, or the known names, nearest first, if none is near.
+
+    Letters in another order (tyni) are near, which the ratio of matching runs does not see in short names.
+    """
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    swapped = [own for own in known if sorted(own) == sorted(name)]
+    close = swapped or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:
         return f"; did you mean '{close[0]}'?"
+    known.sort(key=lambda own: -difflib.SequenceMatcher(None, name, own).ratio())
     return f"; known: {', '.join(known)}" if known else ""
 
 

@@ -51,7 +51,10 @@ def print_rows(rows: Iterable[Sequence[object]]) -> None:
 
 
 def print_record(record: Any, *, as_json: bool) -> None:
-    """A (nested) record as indented JSON, or as one `name<TAB>value` line for each leaf."""
+    """A (nested) record as indented JSON, or as one `name<TAB>value` line for each leaf that is there.
+
+    A value that is no text or number is spelled as in JSON (true, [0.0, 0.125]); what is None has no line.
+    """
     if as_json:
         out(json.dumps(record, indent=1, default=str))
         return
@@ -60,7 +63,9 @@ def print_record(record: Any, *, as_json: bool) -> None:
         if isinstance(value, dict):
             for key, item in value.items():
                 yield from leaves(item, f"{path}.{key}" if path else str(key))
-        else:
+        elif isinstance(value, (bool, list, tuple)):
+            yield path, json.dumps(value, default=str, ensure_ascii=False)
+        elif value is not None:
             yield path, value
 
     print_rows(leaves(record, ""))

@@ -88,6 +88,10 @@ class Embedder:
         self.path = path
         self.batch_size = batch_size
 
+    def __repr__(self) -> str:
+        name = type(self.model).__name__
+        return f"<Embedder {name} of {self.path}, {self.fingerprint[:12]}, windows of {self.window_seconds:g} s>"
+
     @property
     def dtype_name(self) -> Dtype:
         """The precision, as `load` takes it."""

@@ -9,6 +9,10 @@ class UserError(Exception):
     """Something the user can fix. The message is the whole answer: what, why, and what to do next."""
 
 
+class UsageError(UserError):
+    """A command that does not say what it is about: exit code 2, as for arguments that cannot be read."""
+
+
 class ConfigError(UserError):
     """A setting that does not exist, has the wrong type, or contradicts another."""
 

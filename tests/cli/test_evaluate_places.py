@@ -38,6 +38,7 @@ def test_localization_and_its_calibration(folder: Path, capsys: pytest.CaptureFi
     assert found["visibility"]["library_pairs"] == 3
     kept = json.loads((folder / "visible.json").read_text())
     assert kept["threshold"] == found["visibility"]["threshold"]
+    assert kept["measured"] == found["visibility"]  # `localize` warns by these rates
     assert main([*words, "--calibration", str(folder / "visible.json"), "--out", str(folder / "result.json")]) == 0
     lines = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
     assert float(lines["localization.visibility.threshold"]) == kept["threshold"]

@@ -160,7 +160,7 @@ def _spoil(tmp_path: Path, change: str) -> Path:
         ("renamed", r"1 missing \(blocks_v.3.mlp.fc2.bias\); 1 unexpected \(blocks_v.3.mlp.fc3.bias\)"),
         ("shape", r"1 of another shape \(blocks_v.3.mlp.fc2.bias is 5, not 24\)"),
         ("nested", "holds a dict of model, epoch, not a dict of tensors"),
-        ("positions", "pos_embed_v is no square: pass picture_size"),
+        ("positions", "pos_embed_v is 1 x 15 x 24, and 15 patches are no square: pass picture_size"),
         ("other", "no published CAV-MAE file: it has no patch_embed_a"),
     ],
 )
@@ -217,5 +217,5 @@ def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
 
 def test_pictures_that_are_not_square_have_no_published_layout() -> None:
     config = CAVMAEConfig(width=8, heads=1, audio_depth=1, visual_depth=1, decoder_depth=0, picture_width=240)
-    with pytest.raises(CheckpointError, match="not square"):
+    with pytest.raises(CheckpointError, match="sees pictures of 224 x 240, which are not square"):
         to_published(CAVMAE(config))

@@ -24,7 +24,7 @@ from lookhear.data.prepare import prepare
 from lookhear.errors import ConfigError, StoreError
 from lookhear.models.checkpoint import load_checkpoint
 from lookhear.models.classifier import CAVMAEClassifier
-from lookhear.recipes.finetune import FINETUNE_RECIPES, finetune, fit_to_labels, judge_split
+from lookhear.recipes.finetune import FINETUNE_RECIPES, finetune, fit_to_labels, judge_split, with_splits
 from lookhear.training.journal import read_records
 from lookhear.training.loop import train
 from lookhear.training.optim import learning_rate
@@ -158,6 +158,51 @@ def test_the_choice_sees_the_validation_split_alone(tmp_path: Path) -> None:
     assert store.read == set(store.clips_in_split("train").tolist())
 
 
+def _in_splits(*splits: str) -> Any:
+    """A store of as many clips, each in the splits of its name."""
+    store: Any = LabelledStore(len(splits))
+    store.clips = [dataclasses.replace(clip, split=own) for clip, own in zip(store.clips, splits, strict=True)]
+
+    def clips_in_split(name: str) -> np.ndarray:
+        return np.flatnonzero([name in clip.splits for clip in store.clips])
+
+    store.clips_in_split = clips_in_split
+    return store
+
+
+@pytest.mark.parametrize(
+    ("splits", "learned", "held"),
+    [
+        (("train", "val", "test"), "train", "val"),
+        (("train", "other", "test1"), "train", None),
+        (("fold1", "fold2"), ("fold1", "fold2"), None),
+        (("fold1", "dev", "eval"), "fold1", "dev"),
+        (("train;val", "test"), "train", None),  # a clip that is learned from chooses nothing
+        (("", ""), None, None),
+    ],
+)
+def test_a_test_split_is_not_learned_from_unless_it_is_named(
+    splits: tuple[str, ...], learned: Any, held: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = with_splits(small_classifier_run(), _in_splits(*splits)).data
+    assert (found.split, found.validation_split) == (learned, held)
+    assert bool(caplog.records) == (learned is not None)
+    named = override(small_classifier_run(), ["data.split=test"])
+    assert with_splits(named, _in_splits(*splits)) == named
+
+
+def test_a_validation_split_that_is_named_is_not_learned_from() -> None:
+    run = override(small_classifier_run(), ["data.validation_split=fold2"])
+    found = with_splits(run, _in_splits("fold1", "fold2", "fold3")).data
+    assert (found.split, found.validation_split) == (("fold1", "fold3"), "fold2")
+
+
+@pytest.mark.parametrize("splits", [("test", "test"), ("train1;test2", "train2;test1"), ("train;test", "train")])
+def test_where_splits_are_not_plain_they_must_be_named(splits: tuple[str, ...]) -> None:
+    with pytest.raises(StoreError, match=r"name them, such as --set data\.split="):
+        with_splits(small_classifier_run(), _in_splits(*splits))
+
+
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of twelve sound files without picture, of two labels, in three folds."""
@@ -208,6 +253,8 @@ def test_sound_files_from_store_to_checkpoint(sounds: Path, tmp_path: Path) -> N
 def test_what_cannot_be_fine_tuned_is_said(sounds: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no recipe to fine-tune 'esc11'; did you mean 'esc10'"):
         finetune("esc11", store=sounds, folder=tmp_path / "run")
+    with pytest.raises(ConfigError, match="'tiny' learns without labels: `lookhear pretrain tiny`"):
+        finetune("tiny", store=sounds, folder=tmp_path / "run")
     settings = ["data.split=fold1", "data.validation_split=fold9"]
     with pytest.raises(StoreError, match="has no split 'fold9'"):
         finetune("esc10", store=sounds, folder=tmp_path / "run", settings=[*SHORT, *settings])

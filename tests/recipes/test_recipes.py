@@ -182,5 +182,9 @@ def test_published_schedules() -> None:
 
 
 def test_an_unknown_name_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="no recipe 'tinny'; did you mean 'tiny'"):
-        recipe("tinny")
+    for typo in ("tinny", "tyni"):
+        with pytest.raises(ConfigError, match=f"no recipe '{typo}'; did you mean 'tiny'"):
+            recipe(typo)
+    for other in ("finetune_tiny", "skim_tiny"):
+        with pytest.raises(ConfigError, match=f"learns labels: `lookhear finetune {other}`"):
+            recipe(other)

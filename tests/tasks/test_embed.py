@@ -98,6 +98,9 @@ def test_what_comes_before_the_shared_space(what: str, media: Path, embedder: Em
     _run(media, tmp_path / "out", embedder, what=what)
     stored = read_embeddings(tmp_path / "out")
     windows = stored.windows(stored.files[0])
+    np.testing.assert_array_equal(stored.windows(stored.files[0].path).start_seconds, windows.start_seconds)
+    with pytest.raises(StoreError, match=r"has no file 'gone\.mp4'"):
+        stored.windows("gone.mp4")
     clip = _clip(media / "a.mp4", embedder)
     output = embedder.tokens(clip, float(windows.start_seconds[1]))
     for found, encoded in ((windows.audio, output.audio), (windows.visual, output.visual)):

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -164,11 +165,30 @@ def test_what_a_file_lacks_is_made_from_the_other(missing: str) -> None:
         fill_in(_embedder(), clip, 0.5, InpaintConfig(**{name: 1}, patch_statistics="true"))
 
 
+@pytest.mark.parametrize(("normalised", "same_as"), [(True, "true"), (False, "predicted")])
+def test_what_is_not_asked_for_is_as_the_model_learned(
+    normalised: bool, same_as: Literal["predicted", "true"], caplog: pytest.LogCaptureFixture
+) -> None:
+    embedder = _embedder(objective={"normalise_patches": normalised})
+    found = fill_in(embedder, _clip(), 0.5, InpaintConfig(audio=0.5))
+    assert ("borrowed from what was there" in caplog.text) == normalised
+    asked = fill_in(embedder, _clip(), 0.5, InpaintConfig(audio=0.5, patch_statistics=same_as))
+    np.testing.assert_array_equal(found.spectrogram.after, asked.spectrogram.after)
+
+
+def test_a_model_that_must_borrow_cannot_make_what_is_not_there() -> None:
+    embedder = _embedder(objective={"normalise_patches": True})
+    with pytest.raises(MediaError, match=r"no sound at 0.5 s.*objective\.normalise_patches=false"):
+        fill_in(embedder, _clip(sound=False), 0.5, InpaintConfig(audio=1))
+    with pytest.raises(CheckpointError, match="nothing says whether"):
+        fill_in(_embedder(other=1), _clip(), 0.5)
+
+
 def test_true_statistics_are_those_of_what_was_there() -> None:
     """A model that learned normalised patches: the filled patch has about the mean that the true one had."""
     embedder = _embedder(objective={"kind": "cavmae", "normalise_patches": True})
     with pytest.raises(CheckpointError, match="predicts no brightness"):
-        fill_in(embedder, _clip(), 0.5)
+        fill_in(embedder, _clip(), 0.5, InpaintConfig(patch_statistics="predicted"))
     model = embedder.model
     assert isinstance(model, CAVMAE)
     assert model.decoder is not None
@@ -190,7 +210,7 @@ def test_published_weights_fill_in_only_what_they_are_known_to_predict(tmp_path:
     path = tmp_path / "weights.pth"
     export_published(CAVMAE(CAVMAEConfig(**(SIZES | {"picture_width": ROWS}))), path)
     heads = PublishedChoices(heads=2, decoder_heads=2, num_mel_bins=32)
-    config = InpaintConfig(audio=0.5)
+    config = InpaintConfig(audio=0.5, patch_statistics="predicted")
     for known, said in ((None, "nothing says whether"), (True, "predicts no brightness")):
         with pytest.raises(CheckpointError, match=said):
             fill_in(load(path, choices=replace(heads, normalise_patches=known), device="cpu"), _clip(), 0.3, config)

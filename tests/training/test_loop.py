@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -32,6 +33,19 @@ from lookhear.training.writer import CheckpointWriter
 
 class Killed(BaseException):
     """What a test raises in place of SIGKILL: nothing in the loop may catch it."""
+
+
+SEVEN = ("learning_rate", "eps", "momentum", "weight_decay", "warmup_share", "final_share", "head_ratio")
+
+
+class NamedSplits(FakeStore):
+    """Says so where there is no such split, as a real store does."""
+
+    def clips_in_split(self, split: str) -> np.ndarray:
+        found = super().clips_in_split(split)
+        if not len(found):
+            raise StoreError(f"the store has no split '{split}'")
+        return found
 
 
 def learn(run: Run, folder: Path, store: FakeStore | None = None, **options: Any) -> TrainSummary:
@@ -142,6 +156,10 @@ def test_another_run_is_refused_with_the_difference(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"store\.clips: saved 13, asked 9"):
         learn(small_run(), tmp_path / "run", FakeStore(9))
     assert (tmp_path / "run" / "run.json").read_bytes() == before
+    with pytest.raises(UserError) as told:  # of a hundred differences the first are enough to see what it is
+        learn(override(small_run(), [f"optim.{name}=0.5" for name in SEVEN]), tmp_path / "run")
+    assert str(told.value).count(": saved") == 5
+    assert "; and 2 more)" in str(told.value)
     changed = override(small_run(), ["checkpoint_every=3", "data.num_workers=0", "journal_every=2"])
     assert learn(changed, tmp_path / "run").finished
 
@@ -275,6 +293,26 @@ def test_bfloat16_learns_too(tmp_path: Path) -> None:
     assert summary.finished
     assert records[-1]["loss"] < records[0]["loss"]
     assert all(value.dtype == torch.float32 for value in weights(tmp_path / "run").values())
+
+
+def test_a_folder_of_a_run_that_was_refused_can_be_used(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="batch"):
+        learn(small_run(), tmp_path / "run", FakeStore(3))
+    fewer = override(small_run(), ["data.batch_size=2", "steps=2"])
+    assert learn(fewer, tmp_path / "run", FakeStore(3)).finished
+    saved = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert saved["run"]["data"]["batch_size"] == 2
+    with pytest.raises(UserError, match="belongs to another run"):  # now it has begun
+        learn(override(fewer, ["data.batch_size=1"]), tmp_path / "run", FakeStore(3))
+
+
+def test_a_validation_split_is_looked_up_in_the_store(tmp_path: Path) -> None:
+    data = ["data.validation_split=vall"]
+    with pytest.raises(StoreError, match="has no split 'vall'"):
+        learn(override(small_run(), data), tmp_path / "run", NamedSplits())
+    with pytest.raises(StoreError, match=r"'val' would be learned from as well, as all of the store is"):
+        learn(override(small_run(), ["data.validation_split=val"]), tmp_path / "run", NamedSplits())
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_cannot_be_trained_is_said(tmp_path: Path) -> None:

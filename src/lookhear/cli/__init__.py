@@ -25,7 +25,7 @@ from lookhear.cli.serve import Serve
 from lookhear.cli.study import Study
 from lookhear.cli.train import Finetune, Pretrain, Report
 from lookhear.console import finish, out, prepare_streams, say
-from lookhear.errors import UserError
+from lookhear.errors import UsageError, UserError
 
 VERBS: dict[str, Callable[..., Any]] = {
     "scenes": Scenes,
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         say(f"lookhear: {error}")
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         if debug:
             raise

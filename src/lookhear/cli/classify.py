@@ -8,7 +8,7 @@ import tyro
 
 from lookhear.cli.arguments import several_labels
 from lookhear.console import print_record, print_rows, say, show_progress
-from lookhear.errors import MediaError, UserError
+from lookhear.errors import MediaError, UsageError, UserError
 
 if TYPE_CHECKING:
     from lookhear.tasks.labels.moments import LabelledMoment
@@ -19,7 +19,7 @@ class Classify:
     """Name what happens when in media files of any length, with a fine-tuned checkpoint."""
 
     media: tyro.conf.Positional[tuple[Path, ...]]
-    """Video or sound files."""
+    """Video or sound files, or folders: all media files in them."""
     model: str
     """A fine-tuned checkpoint or a run folder; with --skimmer, the model whose features that learned from."""
     skimmer: Path | None = None
@@ -33,7 +33,9 @@ class Classify:
     threshold: float = 0.25
     """Probability that a label must reach."""
     mode: Literal["both", "audio", "visual", "audio_of_both", "visual_of_both"] | None = None
-    """What is read of a file; default: what the checkpoint reads, or that of it which a file has."""
+    """both: sound and picture together; audio, visual: one of them, in a model that learned it by itself;
+    audio_of_both, visual_of_both: one of them, in a model that learned both. Default: what the checkpoint reads, or
+    that of it which a file has."""
     multi_label: bool = False
     """Judge every label by itself (sigmoid). Default: what the checkpoint learned, or else --single-label."""
     single_label: bool = False
@@ -49,15 +51,16 @@ class Classify:
         from lookhear.data.lists import read_classes
         from lookhear.tasks.labels.moments import classify
 
+        paths = self._paths()
         if self.skimmer is not None:
-            return self._skim(self.skimmer)
+            return self._skim(self.skimmer, paths)
         if self.skim is not None or self.measure_dense:
             raise UserError("--skim and --measure-dense are about a skimmer; name one with --skimmer")
         loaded = embedder.load(self.model)
         classes = read_classes(self.classes).names if self.classes else None
         multi_label = several_labels(self.multi_label, self.single_label)
         records, failed = [], 0
-        for path in self.media:
+        for path in paths:
             try:
                 with show_progress("spans") as progress:
                     moments = classify(
@@ -81,7 +84,21 @@ class Classify:
             print_record(records, as_json=True)
         return failed
 
-    def _skim(self, skimmer: Path) -> int:
+    def _paths(self) -> list[Path]:
+        """The files that are named, and those in the folders that are."""
+        from lookhear.media.probe import find_media
+
+        if not self.media:
+            raise UsageError("name the video or sound files to classify, or a folder of them")
+        paths: list[Path] = []
+        for path in self.media:
+            found = [file.path for file in find_media(path) if not file.problem] if path.is_dir() else [path]
+            if not found:
+                raise UserError(f"there are no media files in {path}; name another folder, or the files themselves")
+            paths += found
+        return paths
+
+    def _skim(self, skimmer: Path, paths: list[Path]) -> int:
         """The same of whole files, and what that took, on stderr or in the JSON."""
         from lookhear import embedder
         from lookhear.tasks.labels.skim_file import skim
@@ -91,7 +108,7 @@ class Classify:
             raise UserError("a skimmer says itself what it reads and which classes it names; leave these options out")
         model, network = embedder.load(self.model), load_skimmer(skimmer)
         records, failed = [], 0
-        for path in self.media:
+        for path in paths:
             try:
                 found = skim(
                     path,

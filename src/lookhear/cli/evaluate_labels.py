@@ -28,7 +28,8 @@ class EvaluateClassification:
     split: str | None = None
     """Judge only the clips of this split."""
     mode: Literal["both", "audio", "visual", "audio_of_both", "visual_of_both"] | None = None
-    """What is read of a clip; default: what the checkpoint reads."""
+    """both: sound and picture together; audio, visual: one of them, in a model that learned it by itself;
+    audio_of_both, visual_of_both: one of them, in a model that learned both. Default: what the checkpoint reads."""
     frames: Literal["ten", "one"] = "ten"
     """How many pictures of each window are shown, one after the other; their probabilities are averaged."""
     multi_label: bool = False
@@ -97,7 +98,8 @@ class EvaluateVideo:
     """So many of each file, evenly from beginning to end; 0: all that fit without overlap. Default: as the protocol
     says, or 10."""
     mode: Literal["both", "audio", "visual", "audio_of_both", "visual_of_both"] | None = None
-    """What is read of a file; default: what the checkpoint reads."""
+    """both: sound and picture together; audio, visual: one of them, in a model that learned it by itself;
+    audio_of_both, visual_of_both: one of them, in a model that learned both. Default: what the checkpoint reads."""
     frames: Literal["ten", "one"] = "one"
     """How many pictures of each window are shown to a model of single pictures, one after the other."""
     multi_label: bool = False

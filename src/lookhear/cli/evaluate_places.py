@@ -1,6 +1,6 @@
 """Measuring a checkpoint where the truth is a place in the picture."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,8 @@ class EvaluateLocalization:
             result = evaluate_localization(
                 loaded, Store(self.store), truth, config=config, visibility=visibility, progress=progress
             )
+        if self.library is not None and self.calibration is not None and visibility is not None:
+            replace(visibility, measured=result.visibility).save(self.calibration)  # `localize` warns by these rates
         give_result("localization", result.to_dict(), as_json=self.json, out=self.out)
 
     def _truth(self) -> Any:

@@ -27,7 +27,8 @@ class Localize:
     at: float = 0.0
     """The moment, in seconds on the file's clock."""
     out: Path = Path("heat.png")
-    """What to write: a picture, or with .mp4 a video of the stretch that begins there, with its sound."""
+    """What to write: a picture, or with .mp4 a video of the stretch that begins there, with its sound. Nothing that
+    is there already is replaced."""
     seconds: float | None = None
     """Length of the stretch, for a video (default: 5)."""
     maps_per_second: float | None = None
@@ -50,6 +51,11 @@ class Localize:
         if self.region is not None:
             self._reverse(config)
             return
+        of_video = {"--seconds": self.seconds, "--maps-per-second": self.maps_per_second}
+        given = [flag for flag, value in of_video.items() if value is not None]
+        if given and self.out.suffix.lower() != ".mp4":
+            raise UserError(f"{self.out} is a picture of one moment, which has no {', '.join(given)}; --out FILE.mp4")
+        self._check_new()
         with show_progress("maps") as progress:
             places = localize(
                 self.media,
@@ -67,6 +73,10 @@ class Localize:
         else:
             print_rows(map(_row, places))
 
+    def _check_new(self) -> None:
+        if self.out.exists():
+            raise UserError(f"{self.out} is there already; name another file with --out, or move it away")
+
     def _reverse(self, config: "HeatConfig") -> None:
         from lookhear.tasks.localization.overlays import localize_sound
 
@@ -79,6 +89,7 @@ class Localize:
         if given:
             raise UserError(f"--region shows the sound of one moment, which has no {', '.join(given)}; leave that out")
         region = _numbers("--region", self.region or "")
+        self._check_new()
         found = localize_sound(
             self.media, model=self.model, at_seconds=self.at, region=region, out=self.out, config=config
         )

@@ -98,9 +98,16 @@ class ExportModel:
 
     def run(self) -> None:
         """Writes the file and prints its path."""
-        from lookhear.models.published import export_published
+        from lookhear.models.export import export_checkpoint
+        from lookhear.models.published_notes import notes_path
 
-        export_published(_open(self.checkpoint, self.settings).model, self.out)
+        lost = export_checkpoint(_open(self.checkpoint, self.settings), self.out)
+        say(
+            f"the published layout has no place for attention heads, preprocessing and labels: they are in "
+            f"{notes_path(self.out)}, which lookhear reads with the file; keep the two together"
+        )
+        if lost:
+            say(f"lost: {'; '.join(lost)}")
         print_rows([(self.out,)])
 
 

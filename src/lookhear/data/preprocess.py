@@ -259,6 +259,9 @@ class Preprocess:
     def __init__(self, config: PreprocessConfig):
         self.config = config
 
+    def __repr__(self) -> str:
+        return f"Preprocess({self.config!r})"
+
     def __call__(self, batch: Batch) -> Batch:
         """Fills `audio` (B, N, T, F) from `waveform` (B, N, S), and makes uint8 `frames` (B, N, C, h, w) float32
         (B, N, C, H, W), on the batch's device. Float frames and audio that is there already are left alone.

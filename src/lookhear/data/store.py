@@ -155,7 +155,12 @@ class Store:
         belongs = np.array([split in row.splits for row in self.manifest], dtype=bool)
         indices = np.flatnonzero(belongs[self._index["row"]])
         if not len(indices):
-            known = ", ".join(sorted({name for row in self.manifest for name in row.splits})) or "none"
+            known = ", ".join(sorted({name for row in self.manifest for name in row.splits}))
+            if not known:
+                raise StoreError(
+                    f"the store {self.path} has no split '{split}', for its files are in no splits; prepare it with "
+                    "--labels FILE, a CSV file with a column split (path,label,split)"
+                )
             raise StoreError(f"the store {self.path} has no split '{split}'; it has: {known}")
         return indices
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lookhear.config import from_dict
+from lookhear.config import from_dict, nearest
 from lookhear.data.manifest import Status
 from lookhear.errors import ConfigError, StoreError
 
@@ -130,8 +130,17 @@ class StoredEmbeddings:
             start_seconds=times[:, 0], end_seconds=times[:, 1], audio=found["audio"], visual=found["visual"]
         )
 
-    def windows(self, file: EmbeddedFile) -> EmbeddedWindows:
-        """The windows of one of `files`; none of a refused one."""
+    def windows(self, file: EmbeddedFile | str | Path) -> EmbeddedWindows:
+        """The windows of one of `files`, or of the one with that path, as it is listed; none of a refused one.
+
+        Raises StoreError for a path that is not among them, with the nearest.
+        """
+        if not isinstance(file, EmbeddedFile):
+            by_path = {row.path: row for row in self.files}
+            name = Path(file).as_posix()
+            if name not in by_path:
+                raise StoreError(f"{self.path} has no file '{name}'{nearest(name, by_path)}")
+            file = by_path[name]
         return self.shard(file.shard).rows(file.first_row, file.num_rows)
 
 

@@ -147,6 +147,7 @@ def load_checkpoint(path: Path | str, *, device: torch.device | str = "cpu") -> 
         raise CheckpointError(f"{path} has a configuration that this lookhear cannot read: {error}") from None
     unused = {key.removeprefix(UNUSED_PREFIX): tensors.pop(key) for key in list(tensors) if is_unused(key)}
     model = build(name, config, tensors, unused=unused, where=str(path))
+    require_finite(tensors, path)
     preprocess = values.get("preprocess", {})
     return LoadedCheckpoint(
         name=name,
@@ -299,6 +300,23 @@ def model_name(model: nn.Module) -> str:
         if type(model) is kind:
             return name
     raise CheckpointError(f"{type(model).__name__} is not a model that checkpoints know; known: {', '.join(MODELS)}")
+
+
+def require_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """CheckpointError where a weight is infinite or no number: every answer of such a model would be none."""
+    spoiled = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
+    if spoiled:
+        raise CheckpointError(
+            f"{path} has weights that are infinite or no numbers, in {len(spoiled)} of {len(tensors)} tensors "
+            f"({_some(tuple(spoiled))}): its training had failed when it was saved; take an earlier checkpoint"
+        )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or tensor.is_meta:
+        return True
+    # a sum is quick and finite only if all are; one that overflowed says nothing yet
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def is_unused(key: str) -> bool:

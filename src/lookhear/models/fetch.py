@@ -174,7 +174,8 @@ def _download(wanted: _Wanted, progress: Progress) -> int:
                 raise CheckpointError(_refusal(wanted.url, error.code)) from None
             problem = f"the server answered {error.code} ({error.reason})"
         except urllib.error.URLError as error:
-            problem, reached, advice = str(error.reason), False, "is there a network here?"
+            problem = getattr(error.reason, "strerror", None) or str(error.reason)  # without the number of the error
+            reached, advice = False, "is there a network here?"
         except http.client.InvalidURL as error:
             raise CheckpointError(f"{wanted.url} is no address as servers read it ({error})") from None
         except (http.client.HTTPException, ConnectionError, TimeoutError) as error:

@@ -18,8 +18,9 @@ from lookhear.errors import CheckpointError
 from lookhear.models.cavmae import CAVMAEConfig
 from lookhear.models.checkpoint import compare, is_pickle, model_name
 from lookhear.models.multi_stream import MultiStreamConfig
-from lookhear.models.published import PUBLISHED_FORMAT, PublishedChoices, read_model, unpickle
+from lookhear.models.published import PUBLISHED_FORMAT, PublishedChoices, read_model
 from lookhear.models.tokens import Grid, resize_positions
+from lookhear.models.unpickle import unpickle
 from lookhear.models.vision_mae import MAE_DECODER_HEADS, MAE_HEADS, is_vision_mae, vision_mae_tensors
 from lookhear.models.weights import locate
 

@@ -7,15 +7,15 @@ gives back what was imported.
 """
 
 import contextlib
+import logging
 import math
 import os
-import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,34 +34,19 @@ from lookhear.models.checkpoint import (
     load_checkpoint,
     model_name,
     require_file,
+    require_finite,
 )
 from lookhear.models.classifier import CAVMAEClassifierConfig, Mode
+from lookhear.models.published_notes import PublishedChoices as PublishedChoices
+from lookhear.models.published_notes import PublishedNotes, notes_path, read_notes
+from lookhear.models.unpickle import unpickle
 
 PREFIX = "module."  # every published file was saved from a DataParallel model
 HEAD_WIDTH, DECODER_HEAD_WIDTH = 64, 32  # of the published models; no tensor shows them
+PUBLISHED_WIDTH = 768  # of all of them
+# Shown on stderr without any setting up, from Python too: another model than was meant must not load in silence.
+_log = logging.getLogger("lookhear")
 PUBLISHED_FORMAT = 0  # LoadedCheckpoint.format of a file that is not ours
-
-
-@dataclass(frozen=True, kw_only=True)
-class PublishedChoices:
-    """What a published file does not show. None takes the published value."""
-
-    heads: int | None = None
-    """attention heads of the encoder; width / 64 if None"""
-    decoder_heads: int | None = None
-    """attention heads of the decoder; its width / 32 if None"""
-    num_mel_bins: int = 128
-    """mel bins of the spectrogram"""
-    picture_size: tuple[int, int] | None = None
-    """height and width in pixels; the square that has as many patches if None"""
-    keep_registers: bool = False
-    """whether registers pass through the joint blocks"""
-    mode: Mode | None = None
-    """what a classifier reads where a call names no mode; whatever towers it has if None"""
-    normalise_patches: bool | None = None
-    """whether the decoder learned patches with their own mean and deviation taken out; not known if None"""
-    loss: Literal["bce", "ce"] | None = None
-    """a classifier's: of classes that go together (bce), or of which a clip has one (ce); not known if None"""
 
 
 class Form(Enum):
@@ -98,28 +83,51 @@ def load_published(
 
     Only tensors are unpickled (`weights_only=True`). Raises CheckpointError, in one sentence, for a file that is
     missing, damaged, holds anything but tensors, or does not fit, with what is missing and what is too many.
+
+    What the file does not show is as `choices` say, or else the notes beside it (`published_notes`), or as published;
+    the preprocessing and the labels are those of the notes.
     """
     path = Path(path)
-    name, model = from_published(_read(path), choices=choices, where=str(path))
+    tensors, notes = _read(path), read_notes(path)
+    chosen = choices or (PublishedChoices() if notes is None else notes.choices)
+    name, model = from_published(tensors, choices=chosen, where=str(path))
+    require_finite(model.state_dict(), path)
     config: Any = model.config
-    preprocess = published_preprocess(config)
+    preprocess = published_preprocess(config) | ({} if notes is None else notes.preprocess)
+    _say_what_was_taken(path, config, chosen, notes)
     return LoadedCheckpoint(
         name=name,
         model=model.to(device).eval(),
         config=config,
         preprocess=preprocess,
-        labels=(),
-        extra={"published_file": path.name} | _objective(choices or PublishedChoices()),
+        labels=() if notes is None else notes.labels,
+        extra=_extra(path, chosen, notes),
         fingerprint=fingerprint(model.state_dict(), preprocess, config.unseen_settings()),
         format=PUBLISHED_FORMAT,
     )
 
 
-def _objective(choices: PublishedChoices) -> dict[str, Any]:
-    """What the file was trained for, under the names that checkpoints of ours have for it; only what is known."""
-    said = {"normalise_patches": choices.normalise_patches, "loss": choices.loss}
-    known = {name: value for name, value in said.items() if value is not None}
-    return {"objective": known} if known else {}
+def _say_what_was_taken(path: Path, config: Any, choices: PublishedChoices, notes: PublishedNotes | None) -> None:
+    """Of a model that is no published one in size, what was only supposed of it would otherwise go unseen."""
+    sizes = config.encoder if isinstance(config, CAVMAEClassifierConfig) else config
+    if notes is not None:
+        _log.warning("%s: what the file does not show is as %s says", path, notes_path(path).name)
+    if choices.heads is None and sizes.width != PUBLISHED_WIDTH:
+        _log.warning(
+            "attention heads are not in the file %s; taken as %d (width %d / %d); heads=NUMBER says otherwise, or %s",
+            path,
+            sizes.heads,
+            sizes.width,
+            HEAD_WIDTH,
+            notes_path(path).name,
+        )
+
+
+def _extra(path: Path, choices: PublishedChoices, notes: PublishedNotes | None) -> dict[str, Any]:
+    known = {} if notes is None else dict(notes.extra)
+    if choices.objective:
+        known["objective"] = known.get("objective", {}) | choices.objective
+    return known | {"published_file": path.name}
 
 
 def read_model(
@@ -178,12 +186,7 @@ def to_published(model: nn.Module, tensors: Mapping[str, Tensor] | None = None) 
     name = model_name(model)
     config: Any = model.config
     encoder = config.encoder if isinstance(config, CAVMAEClassifierConfig) else config
-    odd = encoder.modalities == "visual" or encoder.picture_height != encoder.picture_width
-    if odd or encoder.stem_channels or {encoder.audio_tower, encoder.visual_tower} != {"vit"}:
-        raise CheckpointError(
-            "the published layout has no place for a model of pictures alone, of pictures that are not square, or "
-            "with a convolutional stem or tower; save it as a lookhear checkpoint"
-        )
+    _check_has_layout(name, encoder)
     state = dict(model.state_dict()) if tensors is None else dict(tensors)
     unused: Any = model.unused if tensors is None else {}
     exported = {}
@@ -194,6 +197,29 @@ def to_published(model: nn.Module, tensors: Mapping[str, Tensor] | None = None) 
         elif entry.ours and all(key in state for key in entry.ours):
             exported[entry.published] = _export(entry, [state[key].detach().cpu() for key in entry.ours])
     return exported
+
+
+def _check_has_layout(name: str, encoder: Any) -> None:
+    """Raises CheckpointError, with the reason, where the published layout has no place for a model."""
+    if name not in ("cavmae", "cavmae_sync", "cavmae_classifier"):
+        raise CheckpointError(
+            f"this is a {name}: the published layout is of CAV-MAE, CAV-MAE Sync and their classifiers"
+        )
+    size = f"{encoder.picture_height} x {encoder.picture_width}"
+    reasons = {
+        "is of pictures alone": encoder.modalities == "visual",
+        f"sees pictures of {size}, which are not square": encoder.picture_height != encoder.picture_width,
+        f"has a convolutional stem (model.stem_channels {list(encoder.stem_channels)})": bool(encoder.stem_channels),
+        f"has towers of the kinds {encoder.audio_tower} and {encoder.visual_tower}, not vit": (
+            {encoder.audio_tower, encoder.visual_tower} != {"vit"}
+        ),
+    }
+    found = [reason for reason, holds in reasons.items() if holds]
+    if found:
+        raise CheckpointError(
+            f"the published layout has no place for this model, which {' and '.join(found)}; keep it as a lookhear "
+            "checkpoint, or train one of the published shape, such as the recipe small"
+        )
 
 
 def published_shapes(name: str, config: Any) -> dict[str, tuple[int, ...]]:
@@ -274,7 +300,8 @@ def infer(
 def _sizes(shapes: Mapping[str, tuple[int, ...]], choices: PublishedChoices, both: bool) -> dict[str, Any]:
     width, _, *audio_patch = shapes["patch_embed_a.proj.weight"]
     rows = choices.num_mel_bins // audio_patch[0]
-    columns = _whole(shapes["pos_embed_a"][1] / rows, "pos_embed_a does not fill its mel rows")
+    table = shapes["pos_embed_a"]
+    columns = _whole(table[1] / rows, f"pos_embed_a is {_size(table)}, which does not fill {rows} rows of mel patches")
     sizes: dict[str, Any] = {
         "modalities": "both" if both else "audio",
         "audio_frames": columns * audio_patch[1],
@@ -290,7 +317,9 @@ def _sizes(shapes: Mapping[str, tuple[int, ...]], choices: PublishedChoices, bot
     if both:
         _, channels, *patch = shapes["patch_embed_v.proj.weight"]
         if choices.picture_size is None:
-            side = _whole(math.sqrt(shapes["pos_embed_v"][1]), "pos_embed_v is no square: pass picture_size")
+            table = shapes["pos_embed_v"]
+            problem = f"pos_embed_v is {_size(table)}, and {table[1]} patches are no square: pass picture_size"
+            side = _whole(math.sqrt(table[1]), problem)
             size = (side * patch[0], side * patch[1])
         else:
             size = choices.picture_size
@@ -310,6 +339,10 @@ def _sync_sizes(shapes: Mapping[str, tuple[int, ...]], choices: PublishedChoices
         "keep_registers": choices.keep_registers,
         "contrastive_head_depth": _depth(shapes, "constrative_head_audio"),
     }
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def _whole(value: float, problem: str) -> int:
@@ -459,21 +492,3 @@ def _read(path: Path) -> dict[str, Tensor]:
         )
         raise CheckpointError(f"{path} is no published CAV-MAE file: it holds {held}, not a dict of tensors")
     return {ours: loaded[theirs] for ours, theirs in strip_prefix(loaded).items()}
-
-
-def unpickle(path: Path) -> Any:
-    """What `torch.save` wrote to `path`, where that is tensors and plain containers; nothing else is unpickled."""
-    require_file(path)
-    if not is_pickle(path):
-        raise CheckpointError(f"{path} is not a PyTorch file, as published weights are; is it the right file?")
-    try:
-        with path.open("rb") as opened:  # by its bytes: given a path, torch.load goes by what the name ends in
-            return torch.load(opened, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise CheckpointError(
-            f"{path} holds more than tensors: it is refused, because unpickling it could run code; "
-            "ask its publisher for a file of plain tensors"
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is cut short or damaged ({reason}); copy or download it again") from None

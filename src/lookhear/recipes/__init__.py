@@ -93,6 +93,11 @@ def recipe(name: str) -> Run:
     if ":" in name:
         return recipe_of_file(name)
     if name not in RECIPES:
+        from lookhear.recipes.finetune import FINETUNE_RECIPES
+        from lookhear.recipes.skimming import SKIM_RECIPES
+
+        if name in FINETUNE_RECIPES or name in SKIM_RECIPES:
+            raise ConfigError(f"'{name}' learns labels: `lookhear finetune {name}`, on a store that has some")
         raise ConfigError(f"no recipe '{name}'{nearest(name, RECIPES)}")
     return RECIPES[name]()
 

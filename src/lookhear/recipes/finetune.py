@@ -4,6 +4,7 @@ n clips, K classes.
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -35,7 +36,7 @@ from lookhear.recipes.teaching import fit_to_teachers
 from lookhear.tasks.labels.videos import video_labels
 from lookhear.tasks.metrics import average_precision
 from lookhear.training.loop import Evaluator, TrainSummary, train
-from lookhear.training.run import Run
+from lookhear.training.run import TEST_SPLITS, Run
 
 FINETUNE_RECIPES: dict[str, Callable[[], Run]] = {
     "as20k": as20k,
@@ -55,7 +56,12 @@ FINETUNE_RECIPES: dict[str, Callable[[], Run]] = {
     "audio_teacher_small": audio_teacher_small,
     "ccl_small": ccl_small,
 }
+# What validation splits are called, in lower case and without a number.
+VALIDATION_SPLITS = frozenset({"val", "valid", "validation", "dev"})
 VALIDATION = "validation"  # the evaluator's name in the journal
+
+# Shown on stderr without any setting up, from Python too: nobody should learn from a split without knowing it.
+_log = logging.getLogger("lookhear")
 
 
 def finetune(
@@ -72,7 +78,8 @@ def finetune(
 
     `initial` is what the model starts from (see `models.initial.initialise_from`); None: from scratch. `labels` is a
     label CSV (index, mid, display_name) that puts the classes in order; without it, and without data.classes, they
-    are the labels of the store, sorted. With data.validation_split every epoch is judged on that split, and the best
+    are the labels of the store, sorted. What is learned from and chosen on is data.split and data.validation_split, or
+    what `with_splits` takes for them. With a validation split every epoch is judged on that split, and the best
     checkpoint is kept and named in best.json. On a run folder that exists it goes on where that stopped.
 
     A recipe of SKIM_RECIPES learns from features instead (`store`: see `open_features`), and from `labels` as
@@ -87,14 +94,60 @@ def finetune(
         named = video_labels(labels, store)
         return train_skimmer(skimming, open_features(store), named, Path(folder), progress=progress)
     if name not in FINETUNE_RECIPES:
+        from lookhear.recipes import RECIPES
+
+        if name in RECIPES:
+            raise ConfigError(
+                f"'{name}' learns without labels: `lookhear pretrain {name}`; to learn labels, take a recipe "
+                "such as finetune_tiny, and start from what was learned with --initial"
+            )
         raise ConfigError(f"no recipe to fine-tune '{name}'{nearest(name, FINETUNE_RECIPES | SKIM_RECIPES)}")
     opened = Store(store)
     run = override(FINETUNE_RECIPES[name](), settings)
     if initial is not None:
         run = dataclasses.replace(run, initial=str(initial))
+    run = with_splits(run, opened)
     run = fit_to_teachers(fit_to_labels(run, opened, None if labels is None else read_classes(labels)))
     evaluators = {} if run.data.validation_split is None else {VALIDATION: judge_split(run, opened)}
     return train(run, opened, Path(folder), evaluators=evaluators, progress=progress)
+
+
+def with_splits(run: Run, store: Store) -> Run:
+    """`run` with a split to learn from, and one to choose on, where it names none and the files of `store` are in some.
+
+    `train` is learned from where there is such a split, otherwise all that are neither for validation nor for test;
+    never a test split. What was taken is said on stderr. Raises StoreError where nothing but a name can say it: there
+    are only test splits, or others share clips with them.
+    """
+    names = sorted({name for row in store.manifest if row.status != "refused" for name in row.splits})
+    if run.data.split is not None or not names:
+        return run
+    held, asked = [name for name in names if _plain(name) in VALIDATION_SPLITS], run.data.validation_split
+    tests = [name for name in names if _plain(name) in TEST_SPLITS]
+    learned = ["train"] if "train" in names else [name for name in names if name not in (*held, *tests, asked)]
+    which = [store.clips_in_split(name) for name in learned]
+    if not learned or any(len(np.intersect1d(store.clips_in_split(name), own)) for name in tests for own in which):
+        raise StoreError(
+            f"the files of {store.path} are in the splits {', '.join(names)}, and which of them are to be learned from "
+            f"is not plain; name them, such as --set data.split={(learned or names)[0]}"
+        )
+    # weights that are averaged over stated epochs are not chosen, so that judging every epoch would only take time
+    free = asked is None and len(held) == 1 and run.average_epochs is None
+    if free and not any(len(np.intersect1d(store.clips_in_split(held[0]), own)) for own in which):
+        asked = held[0]
+    split = learned[0] if len(learned) == 1 else tuple(learned)
+    chosen = f"the best epoch is chosen on '{asked}'" if asked else "no epoch is chosen"
+    _log.warning(
+        "learning from %s of the splits %s; %s; data.split and data.validation_split name others",
+        ", ".join(learned),
+        ", ".join(names),
+        chosen,
+    )
+    return dataclasses.replace(run, data=dataclasses.replace(run.data, split=split, validation_split=asked))
+
+
+def _plain(split: str) -> str:
+    return split.lower().rstrip("0123456789")
 
 
 def fit_to_labels(run: Run, store: Store, listed: Classes | None = None) -> Run:
@@ -145,20 +198,15 @@ def judge_split(run: Run, store: Store) -> Evaluator:
 
     The window lies in the middle of its clip. Accuracy is the share of clips whose highest logit is one of their
     labels; classes without a positive clip are left out of the mean. Both are quick numbers to choose by; the scores
-    to report come from `lookhear evaluate classification`. Raises StoreError where the split has no clip to judge on.
+    to report come from `lookhear evaluate classification`. Raises StoreError where the split has no clip to judge on,
+    or shares some with what is learned from.
     """
     assert run.data.validation_split is not None
-    indices, learned = store.clips_in_split(run.data.validation_split), run.data.clips_of(store)
-    shared = 0 if learned is None else len(np.intersect1d(indices, learned))
-    if shared:  # files may belong to several splits
-        raise StoreError(
-            f"{shared} clips of data.validation_split '{run.data.validation_split}' are also in data.split; choose a "
-            "validation split that shares none with it"
-        )
+    run.data.check_splits(store)
     dataset = WindowDataset(
         store,
         run.preprocess,
-        indices=indices,
+        indices=store.clips_in_split(run.data.validation_split),
         seed=run.seed,
         mode="disjoint",
         classes=run.data.classes,

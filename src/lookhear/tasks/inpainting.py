@@ -4,8 +4,9 @@ A model with a decoder (CAV-MAE: Gong et al., ICLR 2023, section 4.4) predicts t
 was visible is pasted in as it was. H, W pixels; T spectrogram frames, F mel bins; S samples; L patches, P values each.
 """
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,6 +38,8 @@ from lookhear.tasks.localization.maps import read_around, start_around
 if TYPE_CHECKING:
     from lookhear.embedder import Embedder
 
+# Shown on stderr without any setting up, from Python too: what is borrowed must not pass for what was predicted.
+_log = logging.getLogger("lookhear")
 PUBLISHED_RATIO = 0.75
 _SPECTROGRAM_ENLARGED = 3
 
@@ -57,9 +60,10 @@ class InpaintConfig:
     """left, top, right, bottom as fractions of the frame: removes every patch that it touches, instead of a share"""
     sound_box: tuple[float, float, float, float] | None = None
     """from and to in seconds of the file, from and to in Hz: removes every patch that it touches, instead of a share"""
-    patch_statistics: Literal["predicted", "true"] = "predicted"
+    patch_statistics: Literal["auto", "predicted", "true"] = "auto"
     """where the brightness and contrast of a filled patch come from: the prediction, or what was there ("true": the
-    only way for models that learned patches with their own mean and deviation taken out, which predict neither)"""
+    only way for models that learned patches with their own mean and deviation taken out, which predict neither);
+    auto: as the model learned"""
     seed: int = 2
     """of the random masks and of the phases of the sound; 2 as published"""
 
@@ -126,8 +130,9 @@ def fill_in(
     """Removes what `config` says from the window around `at_seconds` and lets the model fill it in.
 
     Whatever the file lacks must be removed whole (`audio=1` or `visual=1`): then it is made from the other.
-    Raises CheckpointError for a model without a decoder, or one whose predictions have (or may have) no brightness
-    while "predicted" is asked for; MediaError where there is nothing at that time; UserError for a box outside what
+    Where that has no brightness of its own, or no loudness, it is borrowed from what was there, and a warning says so.
+    Raises CheckpointError for a model without a decoder, one whose predictions have no brightness while "predicted" is
+    asked for, or of which nobody says; MediaError where there is nothing at that time; UserError for a box outside what
     the model sees.
     """
     config = config or InpaintConfig()
@@ -137,7 +142,7 @@ def fill_in(
             "this model has no decoder, so it cannot fill anything in; take a checkpoint of pre-training with "
             "reconstruction (model.decoder_depth above 0), not a fine-tuned one"
         )
-    _check_statistics(embedder.extra, config)
+    config = _with_statistics(embedder.extra, config)
     clip = media
     if not isinstance(clip, Clip):
         clip = read_around(embedder.preprocess.config, clip, at_seconds, of_window=True)
@@ -219,11 +224,20 @@ def _sizes(embedder: "Embedder") -> CAVMAEConfig:
     return embedder.model.config
 
 
-def _check_statistics(extra: Mapping[str, Any], config: InpaintConfig) -> None:
-    """Checkpoints of ours and known weights say what their decoder learned; a published file itself does not."""
+def _with_statistics(extra: Mapping[str, Any], config: InpaintConfig) -> InpaintConfig:
+    """`config` without "auto". Checkpoints of ours and known weights say what their decoder learned; a published file
+    itself does not."""
     normalised = extra.get("objective", {}).get("normalise_patches")
-    if config.patch_statistics == "true" or normalised is False:
-        return
+    if config.patch_statistics == "true":
+        return config
+    if normalised is False:
+        return replace(config, patch_statistics="predicted")
+    if normalised is True and config.patch_statistics == "auto":
+        _log.warning(
+            "this model predicts no brightness and no loudness (it learned patches with their own mean and deviation "
+            "taken out): they are borrowed from what was there, so look at the pattern within each patch only"
+        )
+        return replace(config, patch_statistics="true")
     if normalised is None:
         raise CheckpointError(
             "nothing says whether this model learned patches with their own mean and deviation taken out, and so "
@@ -241,13 +255,15 @@ def _check_statistics(extra: Mapping[str, Any], config: InpaintConfig) -> None:
 def _check_present(windows: Windows, config: InpaintConfig, at_seconds: float) -> None:
     sides = (("audio", "sound", windows.has_sound[0]), ("visual", "picture", windows.has_picture[0]))
     for name, word, present in sides:
+        if not present and config.patch_statistics == "true":
+            raise MediaError(
+                f"there is no {word} at {at_seconds:g} s, so nothing to borrow brightness or loudness from; to make it "
+                "from the other, take a model that predicts them: one trained with objective.normalise_patches=false"
+            )
         if not present and config.ratios[name] != 1.0:
             raise MediaError(
-                f"there is no {word} at {at_seconds:g} s; set {name}=1 to have all of it made from the other, "
-                "or take another time"
+                f"there is no {word} at {at_seconds:g} s; set {name}=1 to have all of it made from the other"
             )
-        if not present and config.patch_statistics == "true":
-            raise MediaError(f"there is no {word} at {at_seconds:g} s to borrow statistics from; take another time")
 
 
 # ---- what is removed

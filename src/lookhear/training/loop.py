@@ -101,6 +101,7 @@ def train(
     clips than a batch, the disk is full, or the loss is no longer a number; the newest checkpoint is whole then.
     """
     run.check()
+    run.data.check_splits(store)
     check_choice(run.select, evaluators or ())
     begun = time.monotonic()
     device = pick_device(run.device)

@@ -52,6 +52,7 @@ from lookhear.training.selection import Best
 
 FORMAT = 1  # of run.json
 _STATE_FORMAT = 2  # of training.pt; 1 numbered the optimiser's parameters instead of naming them
+DIFFERENCES_SHOWN = 5  # in the message about a folder of another run
 _CHECKPOINTS = "checkpoints"
 _MODEL = "model.safetensors"
 INITIAL = "initial.json"
@@ -96,11 +97,13 @@ class Snapshot:
 def open_run_folder(run: Run, store: Store, folder: Path) -> PreprocessConfig:
     """Writes run.json into a new `folder`, or checks that the one there is of the same run on the same data.
 
+    A folder whose run never took a step, as it was refused, is as good as new.
+
     Returns the preprocessing of the run, measured on the store if the run says so. Raises UserError with the
     differences where the folder belongs to another run.
     """
     path = folder / "run.json"
-    if distributed.rank() == 0 and not path.exists():
+    if distributed.rank() == 0 and not _has_begun(folder):
         preprocess = run.preprocess
         if run.data.measure_statistics:
             preprocess = measure_statistics(store, preprocess, seed=run.seed, indices=run.data.clips_of(store))
@@ -113,6 +116,7 @@ def open_run_folder(run: Run, store: Store, folder: Path) -> PreprocessConfig:
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            (folder / INITIAL).unlink(missing_ok=True)
             _write_text(path, json.dumps(values, indent=2) + "\n")
         except OSError as error:
             raise UserError(f"cannot make the run folder {folder}: {error.strerror or error}") from None
@@ -125,8 +129,10 @@ def open_run_folder(run: Run, store: Store, folder: Path) -> PreprocessConfig:
         if line.partition(":")[0].removeprefix("run.") not in OPERATIONAL
     ]
     if lines:
+        shown = lines[:DIFFERENCES_SHOWN]
+        shown += [f"and {len(lines) - len(shown)} more"] if len(lines) > len(shown) else []
         raise UserError(
-            f"{folder} belongs to another run ({'; '.join(lines)}); give the settings it was started with to resume "
+            f"{folder} belongs to another run ({'; '.join(shown)}); give the settings it was started with to resume "
             "it, or another folder for a new run"
         )
     began = saved.get("processes", distributed.world_size())
@@ -137,6 +143,13 @@ def open_run_folder(run: Run, store: Store, folder: Path) -> PreprocessConfig:
             "go on with as many processes"
         )
     return from_dict(PreprocessConfig, saved["preprocess"], where="preprocess.")
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether there is a run of which a step was written down."""
+    journal = folder / JOURNAL
+    written = journal.is_file() and journal.stat().st_size > 0
+    return (folder / "run.json").exists() and (written or newest_checkpoint(folder) is not None)
 
 
 def read_run_json(folder: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from lookhear.data.preprocess import PreprocessConfig
 from lookhear.data.store import Store
 from lookhear.device import Dtype
 from lookhear.distributed import Parallel
-from lookhear.errors import ConfigError
+from lookhear.errors import ConfigError, StoreError
 from lookhear.models.checkpoint import MODELS
 from lookhear.objectives import OBJECTIVES
 from lookhear.training.loggers import LoggerName
@@ -77,7 +77,7 @@ class DataConfig:
                 f"data.validation_split is '{name}': a checkpoint chosen on the test set makes its score too good; "
                 "choose on a part of the training clips"
             )
-        if self.split is None or name in self.splits:
+        if name in self.splits:
             raise ConfigError(
                 f"data.validation_split '{name}' would be learned from as well; name the other splits in data.split"
             )
@@ -92,6 +92,24 @@ class DataConfig:
         if self.split is None:
             return None
         return np.sort(np.concatenate([store.clips_in_split(name) for name in self.splits]))
+
+    def check_splits(self, store: Store) -> None:
+        """Raises StoreError for a validation split that `store` has not, or of which clips are learned from."""
+        name = self.validation_split
+        if name is None:
+            return
+        held, learned = store.clips_in_split(name), self.clips_of(store)
+        if learned is None:
+            raise StoreError(
+                f"data.validation_split '{name}' would be learned from as well, as all of the store is; name the "
+                "splits to learn from in data.split, such as data.split=train"
+            )
+        shared = len(np.intersect1d(held, learned))
+        if shared:  # files may belong to several splits
+            raise StoreError(
+                f"{shared} clips of data.validation_split '{name}' are also in data.split; choose a validation split "
+                "that shares none with it"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from lookhear.tasks.localization import overlays
 from lookhear.tasks.localization.drawing import overlay, spectrogram_picture
 from lookhear.tasks.localization.heat import HeatConfig
 from lookhear.tasks.localization.overlays import localize, localize_sound
-from lookhear.tasks.localization.visibility import Visibility
+from lookhear.tasks.localization.visibility import Visibility, VisibilityResult
 from tiny_embedder import make_clip, save_tiny, slides, tiny_embedder, tune
 
 CONFIG = HeatConfig(region_patches=1)
@@ -141,6 +142,22 @@ def test_no_visible_source_shows_no_heat(tmp_path: Path, threshold: float, capsy
     assert probe(video).video is not None
 
 
+def test_visible_is_doubted_where_it_was_often_wrong(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    media, embedder = make_clip(tmp_path / "clip.mp4", 0), tiny_embedder(tmp_path)
+    rates = {"false_positive_silence": 0.0, "false_positive_noise": 0.9, "false_positive_off_screen": 0.2}
+    facts = {"threshold": -1.0, "share": 0.05, "library_pairs": 40, "windows": 10, "missed": 0.0}
+    measured = VisibilityResult(**rates, **facts, false_positive_other_sound=None)  # type: ignore[arg-type]
+    made = Visibility(threshold=-1.0, share=0.05, pairs=40, model_fingerprint=embedder.fingerprint)
+    for number, own in enumerate((made, replace(made, measured=measured))):
+        own.save(tmp_path / "seen.json")
+        assert Visibility.load(tmp_path / "seen.json", embedder) == own
+        out = tmp_path / f"{number}.png"
+        calibration = tmp_path / "seen.json"
+        localize(media, model=embedder.path, at_seconds=1.0, out=out, config=CONFIG, calibration=calibration)  # type: ignore[arg-type]
+        assert ("a place was also named for 90% of noise" in caplog.text) == bool(number)
+        assert "silence" not in caplog.text
+
+
 def test_the_reverse(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     media, model = make_clip(tmp_path / "clip.mp4", 0), save_tiny(tmp_path / "model.safetensors")
     out = tmp_path / "sound.png"
@@ -155,6 +172,13 @@ def test_the_reverse(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert "has no --seconds, --calibration; leave that out" in capsys.readouterr().err
     assert main([*words, "--region", "0.2,0.1"]) == 1
     assert "want four numbers" in capsys.readouterr().err
+    assert main([*words, "--region", "0.2,0.1,0.8,0.9"]) == 1
+    assert "is there already" in capsys.readouterr().err
+    assert main([*words]) == 1
+    assert "is there already" in capsys.readouterr().err
+    assert main([*words, "--seconds", "2"]) == 1
+    assert "is a picture of one moment, which has no --seconds" in capsys.readouterr().err
+    out.unlink()
     assert main([*words, "--region", "0.2,0.1,0.1,0.9"]) == 1
     assert "no region" in capsys.readouterr().err
 

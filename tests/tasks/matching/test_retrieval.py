@@ -89,10 +89,17 @@ def test_a_collapsed_model_gets_exactly_chance() -> None:
     assert result.audio_to_visual.shuffled_r1 == pytest.approx(0.1)
 
 
-def test_one_clip() -> None:
-    result = evaluate_retrieval(EmbedderStandIn(), make_store(count=1, num_slots=(1,), labels=1))
-    assert result.audio_to_visual.r1 == 1.0 == result.chance_r1
+def test_one_clip_of_each_kind() -> None:
+    result = evaluate_retrieval(EmbedderStandIn(), make_store(count=2, num_slots=(1,), labels=2))
+    assert result.chance_r1 == 0.5
     assert result.audio_to_visual.within_kind_r1 is None  # no other clip of the kind to be confused with
+
+
+def test_one_clip_is_no_choice_but_its_windows_are() -> None:
+    store = make_store(count=1)
+    with pytest.raises(StoreError, match="retrieval is a choice among clips"):
+        evaluate_retrieval(EmbedderStandIn(), store)
+    assert evaluate_retrieval(EmbedderStandIn(), store, level="window").windows > 1
 
 
 def test_fewer_windows_than_fit_are_spread() -> None:

@@ -38,6 +38,7 @@ from lookhear.tasks.labels.units import (
     choose_windows,
     modality_span,
 )
+from lookhear.tasks.learned import seen_in_training
 from lookhear.tasks.metrics import area_under_roc, average_precision, bootstrap_interval
 from lookhear.tasks.windows import LeftOut, read_clip_windows
 
@@ -156,6 +157,7 @@ def evaluate_classification(
     best = [own.argmax(axis=1) for own in units.windows]
     window_right = np.concatenate([row[columns] for row, columns in zip(target, best, strict=True)])
     protocol = {
+        "seen_in_training": seen_in_training(embedder, store, [clip.index for clip in found.clips]),
         "mode": mode,
         "split": split,
         "frames": frames,

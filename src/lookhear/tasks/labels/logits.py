@@ -40,7 +40,8 @@ def classes_of(embedder: "Embedder", classes: Sequence[str] | None = None) -> tu
     count = classifier_of(embedder).config.num_classes
     if not names:
         raise CheckpointError(
-            f"the checkpoint does not name its {count} classes; give them in the order it learned them"
+            f"the checkpoint does not name its {count} classes; name them in the order it learned "
+            "them: --classes FILE, a label CSV (index,mid,display_name), or classes= in Python"
         )
     if len(names) != count or len(set(names)) != count:
         raise ConfigError(

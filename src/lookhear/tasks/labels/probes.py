@@ -29,6 +29,7 @@ from lookhear.tasks.labels.probe_scores import (
 from lookhear.tasks.labels.protocols import Round
 from lookhear.tasks.labels.svm import SVMConfig, svm_probe
 from lookhear.tasks.labels.units import Modality, WindowChoice
+from lookhear.tasks.learned import seen_in_training
 
 if TYPE_CHECKING:
     from lookhear.data.store import Store
@@ -117,7 +118,9 @@ def evaluate_probe(
         probe=probe, modality=modality, config=_config_of(probe, config), choice=choice, stages=stages, seed=seed
     )
     found = _Found.of(embedder, store, sides, settings, kinds, progress)
-    about = settings.about(embedder, found) | {"splits": [name or "all clips, one left out" for name in named]}
+    about = settings.about(embedder, store, found, [learned if alone else judged]) | {
+        "splits": [name or "all clips, one left out" for name in named]
+    }
     held = found.sides[validation_split] if validation_split else None
     result = settings.judge(found.sides[learned], None if alone else found.sides[judged], held=held)
     return replace(result, protocol=about | result.protocol)
@@ -156,7 +159,8 @@ def evaluate_rounds(
         train, test = found.of_splits(own.train), found.of_splits(own.test)
         results[own.name] = settings.judge(train, test, parts=[part_of[clip.index] for clip in train])
         clip_ids[own.name] = [clip.clip_id for clip in test]
-    protocol = settings.about(embedder, found) | {"learned_from": {own.name: list(own.train) for own in rounds}}
+    about = settings.about(embedder, store, found, [name for own in rounds for name in own.test])
+    protocol = about | {"learned_from": {own.name: list(own.train) for own in rounds}}
     return join_rounds(results, clip_ids, protocol)
 
 
@@ -177,9 +181,11 @@ class _Settings:
     stages: StageConfig | None
     seed: int
 
-    def about(self, embedder: "Embedder", found: "_Found") -> dict[str, Any]:
-        """What the protocol says of any probe."""
+    def about(self, embedder: "Embedder", store: "Store", found: "_Found", judged: Sequence[str]) -> dict[str, Any]:
+        """What the protocol says of any probe that is judged on the splits `judged`."""
+        indices = [clip.index for clip in found.of_splits(judged)]
         return {
+            "seen_in_training": seen_in_training(embedder, store, indices),
             "modality": self.modality,
             "features": "pooled" if self.stages is None else {"stages": asdict(self.stages)},
             "unit": self.choice.unit,

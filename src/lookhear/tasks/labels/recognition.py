@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lookhear.config import finite
-from lookhear.errors import ConfigError, StoreError
+from lookhear.errors import ConfigError
 from lookhear.models.classifier import Mode
 from lookhear.progress import Progress, quiet
 from lookhear.tasks.labels.classification import ClassificationResult, Frames, evaluate_classification
 from lookhear.tasks.labels.metrics import pool_rounds
 from lookhear.tasks.labels.units import WindowChoice
+from lookhear.tasks.learned import check_not_learned
 
 if TYPE_CHECKING:
     from lookhear.data.store import Store
@@ -79,7 +80,7 @@ def evaluate_recognition(
     found: dict[str, ClassificationResult] = {}
     for name, model in zip(splits, models, strict=True):
         embedder = model if isinstance(model, Embedder) else load(model)
-        _check_not_learned(embedder, store, name)
+        check_not_learned(embedder, store, name)
         found[name] = evaluate_classification(
             embedder,
             store,
@@ -92,21 +93,6 @@ def evaluate_recognition(
             progress=progress,
         )
     return _join(found)
-
-
-def _check_not_learned(embedder: "Embedder", store: "Store", split: str) -> None:
-    """Raises StoreError where the checkpoint says that it learned from clips of this very store that are judged."""
-    indices = store.clips_in_split(split)
-    if embedder.extra.get("store") != store.digest or "splits" not in embedder.extra:
-        return
-    learned = [store.clips_in_split(name) for name in embedder.extra["splits"]]
-    shared = np.intersect1d(indices, np.concatenate(learned)) if learned else indices
-    if len(shared):
-        where = ", ".join(embedder.extra["splits"]) or "all of the store"
-        raise StoreError(
-            f"the model learned from {where}, which has {len(shared)} of the {len(indices)} clips of '{split}'; "
-            "judge it on a split that it did not learn from"
-        )
 
 
 def _join(found: dict[str, ClassificationResult]) -> RecognitionResult:

@@ -15,6 +15,7 @@ import torch
 from lookhear.data.sampling import frame_times, nearest_frames
 from lookhear.errors import StoreError
 from lookhear.progress import Progress, quiet
+from lookhear.tasks.learned import seen_in_training
 from lookhear.tasks.localization.boxes import BoxedClip, BoxList
 from lookhear.tasks.localization.crop import Box, enlarge, model_crop
 from lookhear.tasks.localization.heat import HeatConfig, PairedWindow, heat_grid, pair_window
@@ -143,6 +144,7 @@ def evaluate_localization(
         visibility=None if visibility is None else judge_visibility(embedder, windows, others, visibility),
         method=config.method,
         protocol={
+            "seen_in_training": seen_in_training(embedder, store, sorted({scene.index for scene in scenes})),
             "heat": asdict(config),
             "background": f"the mean sound of the {len(scenes)} judged windows" if config.subtract_background else None,
             "window_seconds": embedder.window_seconds,

@@ -124,6 +124,9 @@ def read_around(settings: "PreprocessConfig", path: str | Path, at_seconds: floa
         raise MediaError(
             f"'{path}' has nothing at {at_seconds:g} s; it goes from {info.start_seconds:g} to {info.end_seconds:g} s"
         )
+    if not of_window and (info.video is None or info.audio is None):
+        lacking = "picture" if info.video is None else "sound"
+        raise MediaError(f"'{path}' has no {lacking} at all, so nothing can be located in it; name another file")
     start = start_around(at_seconds, info.start_seconds, info.end_seconds, settings.window_seconds)
     if of_window:
         times = frame_times(start, settings.window_seconds, settings.frames_per_window)

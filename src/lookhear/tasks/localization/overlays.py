@@ -3,6 +3,7 @@
 H, W pixels.
 """
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from lookhear.embedder import Embedder
     from lookhear.media.info import MediaInfo
 
+# Shown on stderr without any setting up, from Python too.
+_log = logging.getLogger("lookhear")
 FRAMES_PER_SECOND = 25.0  # of an overlay video
 SHORT_SIDE = 360  # to which its pictures are shrunk
 MAP_ENLARGED = 3  # pixels of a spectrogram picture for each mel bin and spectrogram frame
@@ -64,6 +67,12 @@ def localize(
 
     loaded = embedder.load(model)
     visibility = None if calibration is None else Visibility.load(calibration, loaded)
+    if visibility is not None and visibility.doubts:
+        _log.warning(
+            "'visible' says little with this model: when %s was made, a place was also named for %s",
+            calibration,
+            visibility.doubts,
+        )
     if Path(out).suffix.lower() != ".mp4":
         found = _located(loaded, media, at_seconds, config, visibility)
         shown = found.frame if found.place.visible is False else overlay(found.frame, found.heat)

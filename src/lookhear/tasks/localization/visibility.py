@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from lookhear.embedder import Embedder
 
 DEFAULT_SHARE = 0.05
+# Above this share of false sounds for which a place was named, "visible" is no answer to rely on.
+MANY_FALSE_POSITIVES = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,22 @@ class Visibility:
     """how many pairs it was taken from"""
     model_fingerprint: str
     """of the model whose cosines these are"""
+    measured: "VisibilityResult | None" = None
+    """how often the answer was wrong, where that was measured when the threshold was set"""
+
+    @property
+    def doubts(self) -> str:
+        """Why "visible" says little, as measured; empty where it was seldom said of what is not in the picture."""
+        if self.measured is None:
+            return ""
+        rates = {
+            "silence": self.measured.false_positive_silence,
+            "noise": self.measured.false_positive_noise,
+            "sounds from outside": self.measured.false_positive_off_screen,
+            "sounds of other clips": self.measured.false_positive_other_sound,
+        }
+        high = {name: rate for name, rate in rates.items() if rate is not None and rate > MANY_FALSE_POSITIVES}
+        return ", ".join(f"{rate:.0%} of {name}" for name, rate in high.items())
 
     def sees(self, score: float) -> bool:
         """Whether a place is named at this score."""

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from lookhear.errors import UserError
+from lookhear.errors import StoreError, UserError
 from lookhear.progress import Progress, quiet
+from lookhear.tasks.learned import Seen, check_baseline_apart, seen_in_training
 from lookhear.tasks.matching.ridge import RidgeBaseline, fit_ridge, ridge_similarity, window_features
 from lookhear.tasks.matching.similarity import AGGREGATIONS, Aggregation, PairQuestion, PairRanks, answer_pairs
 from lookhear.tasks.metrics import (
@@ -114,7 +115,8 @@ def evaluate_retrieval(
     has one. The linear baseline is `ridge`, else it is fitted on `train_store`, else its figures are None; it and the
     figures within a kind are of clips only, and it sees the windows of `pairs="timestamps"` only. `windows` saves
     embedding them again (`embed_windows` of the same embedder and store, with the same `pairs`). Raises ValueError for
-    an unknown or no aggregation, and UserError for a linear baseline with published pairs.
+    an unknown or no aggregation, UserError for a linear baseline with published pairs, and StoreError for fewer than
+    two clips and for a `train_store` that is `store`.
     """
     if not aggregations or set(aggregations) - set(AGGREGATIONS):
         raise ValueError(f"aggregations {list(aggregations)} must be some of {', '.join(AGGREGATIONS)}")
@@ -123,8 +125,15 @@ def evaluate_retrieval(
             "the linear baseline sees windows with the pictures inside them, not those of published pairs, so it would "
             "be compared with another question; leave it out (--learned-from), or take --pairs timestamps"
         )
+    if train_store is not None:
+        check_baseline_apart(train_store, store)
     if windows is None:
         windows = embed_windows(embedder, store, num_windows=num_windows, pairs=pairs, progress=progress)
+    if len(windows) < 2 and level == "clip":
+        raise StoreError(
+            f"retrieval is a choice among clips, and {store.path} has one with sound and picture; give a store of "
+            "more, or ask for single windows (--level window)"
+        )
     if level == "window":
         answers, kind, ridge = _ask_windows(windows, ties), None, None
     else:
@@ -143,7 +152,9 @@ def evaluate_retrieval(
         kind_only_r1=None if kind is None else float((1.0 / np.bincount(kind)[kind]).mean()),
         clips=len(windows),
         windows=int(windows.counts.sum()),
-        protocol=_protocol(windows, aggregations, level, ties, ridge),
+        protocol=_protocol(
+            windows, aggregations, level, ties, ridge, seen=seen_in_training(embedder, store, windows.index)
+        ),
         clip_list=windows.clip_list(),
         left_out=[asdict(clip) for clip in windows.left_out],
         model_fingerprint=embedder.fingerprint,
@@ -290,9 +301,16 @@ def _kind_numbers(store: "Store", windows: WindowEmbeddings, kinds: Mapping[str,
 
 
 def _protocol(
-    windows: WindowEmbeddings, aggregations: Sequence[str], level: Level, ties: Ties, ridge: RidgeBaseline | None
+    windows: WindowEmbeddings,
+    aggregations: Sequence[str],
+    level: Level,
+    ties: Ties,
+    ridge: RidgeBaseline | None,
+    *,
+    seen: Seen,
 ) -> dict[str, Any]:
     protocol: dict[str, Any] = {
+        "seen_in_training": seen,
         "level": level,
         "aggregation": aggregations[0] if level == "clip" else None,
         "window_seconds": windows.window_seconds,

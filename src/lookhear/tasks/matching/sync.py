@@ -12,6 +12,7 @@ import numpy as np
 
 from lookhear.errors import StoreError
 from lookhear.progress import Progress, quiet
+from lookhear.tasks.learned import check_baseline_apart, seen_in_training
 from lookhear.tasks.matching.ridge import RidgeBaseline, fit_ridge, window_features
 from lookhear.tasks.metrics import TIE_TOLERANCE, bootstrap_interval, hits_at, ranks
 from lookhear.tasks.windows import Truth, WindowEmbeddings, embed_windows, events_in_windows
@@ -97,8 +98,11 @@ def evaluate_sync(
 
     Of each window (of the model's length) the frame in its middle is asked for the most similar window of sound among
     those of its clip. `truth` (by relative path) sets windows without an event apart. `train_store`, `ridge` and
-    `windows` are as in `evaluate_retrieval`. Raises StoreError when no clip has two windows.
+    `windows` are as in `evaluate_retrieval`. Raises StoreError when no clip has two windows, or `train_store`
+    is `store`.
     """
+    if train_store is not None:
+        check_baseline_apart(train_store, store)
     if windows is None:
         windows = embed_windows(embedder, store, num_windows=num_windows, progress=progress)
     if ridge is None and train_store is not None:
@@ -131,6 +135,7 @@ def evaluate_sync(
         clips=int(real.any(axis=1).sum()),
         frames=int(real.sum()),
         protocol={
+            "seen_in_training": seen_in_training(embedder, store, windows.index),
             "window_seconds": windows.window_seconds,
             "windows_per_clip": [int(windows.counts.min()), int(windows.counts.max())],
             "windows": "disjoint, of the clip itself; clips of one window are not judged",
