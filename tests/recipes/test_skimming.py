@@ -70,6 +70,7 @@ def test_it_learns_where_to_look(planted: Planted, tmp_path: Path) -> None:
     assert [record["step"] for record in records] == list(range(1, 13))
     assert records[-1]["loss"] < records[0]["loss"]
     assert summary.last == records[-1]
+    assert load_checkpoint(summary.model).extra["splits"] == ["train"]
 
 
 def test_what_was_stopped_goes_on_to_the_bit(planted: Planted, tmp_path: Path) -> None:
@@ -146,8 +147,13 @@ def test_what_cannot_be_learned(planted: Planted, tmp_path: Path) -> None:
         learn(small("data.split=nowhere"), planted, tmp_path / "a")
     with pytest.raises(StoreError, match="120 of the chosen split have no label"):
         train_skimmer(small("data.split=null"), features, {}, tmp_path / "b")
-    with pytest.raises(ConfigError, match="watch a part"):
-        small("data.validation_split=test")
+    for name in ("test", "Test2", "eval"):
+        with pytest.raises(ConfigError, match="watch a part"):
+            small(f"data.validation_split={name}")
+    with pytest.raises(ConfigError, match="'train' would be learned from as well"):
+        small("data.validation_split=train")
+    with pytest.raises(ConfigError, match="'val' would be learned from as well"):
+        small("data.split=null", "data.validation_split=val")
     with pytest.raises(ConfigError, match="no memory to learn from"):
         learn(small("model.policy=uniform", "objective.memory_weight=1"), planted, tmp_path / "c")
 
