@@ -146,7 +146,7 @@ def _with_classes(run: "Run", classes: Sequence[str]) -> "Run":
     )
 
 
-def skim_rows(*, epochs: int, looks: int) -> "dict[str, SkimRun]":
+def skim_rows(*, epochs: int, looks: int, classes: Sequence[str]) -> "dict[str, SkimRun]":
     """How films are looked at, all with the same heads and the same number of looks."""
     from lookhear.models.skimmer import Policy
     from lookhear.recipes.skimming import skim_tiny
@@ -154,7 +154,7 @@ def skim_rows(*, epochs: int, looks: int) -> "dict[str, SkimRun]":
 
     run = skim_tiny()
     # films here are shorter than those of the recipe
-    data = dataclasses.replace(run.data, split=LEARNED, shortest=20, longest=60)
+    data = dataclasses.replace(run.data, split=LEARNED, shortest=20, longest=60, classes=tuple(classes))
     policies: dict[str, Policy] = {SKIMMED: "recurrent", ONE_QUERY: "single_query", EVENLY: "uniform"}
     return {
         row: dataclasses.replace(

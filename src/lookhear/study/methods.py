@@ -89,7 +89,7 @@ def study(
         reader = trial_name(data=SCENES, row=STUDENT, seed=seed)
         trials += [
             Skimming(row=name, run=replace(run, seed=seed), reader=reader, films=data.films, films_digest=about[FILMS])
-            for name, run in skim_rows(epochs=settings.skim_epochs, looks=settings.looks).items()
+            for name, run in skim_rows(epochs=settings.skim_epochs, looks=settings.looks, classes=KINDS).items()
         ]
     outcomes = run_trials(trials, out, workers=workers, progress=progress)
     order = list(dict.fromkeys(trial.row for trial in _in_order_of_page(trials)))
