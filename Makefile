@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 READY := $(VENV)/ready
 
-.PHONY: setup fix check test test-ci test-slow demo study bench docs readme clean
+.PHONY: setup fix check test test-ci test-slow demo study methods bench docs readme clean
 
 setup: $(READY)
 
@@ -36,7 +36,10 @@ fix: $(READY)         ## mend what a machine can mend
 	$(BIN)/ruff format .
 
 study: $(READY)       ## the published claims tested on small runs, into docs/study.md; GRID=FOLDER adds talking faces
-	$(BIN)/lookhear study --out study --page docs/study.md $(if $(GRID),--grid $(GRID))
+	$(BIN)/lookhear study cavmae --out study --page docs/study.md $(if $(GRID),--grid $(GRID))
+
+methods: $(READY)     ## all surveyed methods in one table, and the claims about them, into docs/methods.md
+	$(BIN)/lookhear study methods --out study/methods --page docs/methods.md
 
 bench: $(READY)       ## how fast this machine decodes, loads and trains
 	$(BIN)/lookhear bench

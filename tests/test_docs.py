@@ -55,6 +55,7 @@ def _check_settings(words: list[str], settings: tuple[str, ...]) -> None:
     from lookhear.recipes.finetune import FINETUNE_RECIPES
     from lookhear.recipes.skimming import SKIM_RECIPES
     from lookhear.study.cavmae import StudySettings
+    from lookhear.study.methods import MethodsSettings
     from lookhear.tasks.inpainting import InpaintConfig
     from lookhear.tasks.labels.probes import CONFIGS
 
@@ -62,7 +63,7 @@ def _check_settings(words: list[str], settings: tuple[str, ...]) -> None:
         "prepare": PrepareConfig,
         "demo": DemoSettings,
         "scenes": SceneSettings,
-        "study": StudySettings,
+        "study": MethodsSettings if "methods" in words[:2] else StudySettings,
         "inpaint": InpaintConfig,
     }
     if words[:2] == ["evaluate", "probe"]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lookhear import distributed
 from lookhear.config import override
 from lookhear.data.features import Features
 from lookhear.data.manifest import FileLabels
@@ -70,6 +71,7 @@ def test_it_learns_where_to_look(planted: Planted, tmp_path: Path) -> None:
     assert [record["step"] for record in records] == list(range(1, 13))
     assert records[-1]["loss"] < records[0]["loss"]
     assert summary.last == records[-1]
+    assert load_checkpoint(summary.model).extra["splits"] == ["train"]
 
 
 def test_what_was_stopped_goes_on_to_the_bit(planted: Planted, tmp_path: Path) -> None:
@@ -146,8 +148,13 @@ def test_what_cannot_be_learned(planted: Planted, tmp_path: Path) -> None:
         learn(small("data.split=nowhere"), planted, tmp_path / "a")
     with pytest.raises(StoreError, match="120 of the chosen split have no label"):
         train_skimmer(small("data.split=null"), features, {}, tmp_path / "b")
-    with pytest.raises(ConfigError, match="watch a part"):
-        small("data.validation_split=test")
+    for name in ("test", "Test2", "eval"):
+        with pytest.raises(ConfigError, match="watch a part"):
+            small(f"data.validation_split={name}")
+    with pytest.raises(ConfigError, match="'train' would be learned from as well"):
+        small("data.validation_split=train")
+    with pytest.raises(ConfigError, match="'val' would be learned from as well"):
+        small("data.split=null", "data.validation_split=val")
     with pytest.raises(ConfigError, match="no memory to learn from"):
         learn(small("model.policy=uniform", "objective.memory_weight=1"), planted, tmp_path / "c")
 
@@ -158,9 +165,11 @@ def worker(rank: int, world: int, port: int, folder: Path) -> None:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     planted = plant_videos(folder / f"features-{rank}", 24)
-    for policy in ("recurrent", "uniform"):
-        run = small("epochs=2", "data.batch_size=8", f"model.policy={policy}")
-        learn(run, planted, folder / f"{policy}-of-{world}")
+    # one group for both: a second one at the same address may meet the first one's store, and wait for ever
+    with distributed.process_group(torch.device("cpu")):
+        for policy in ("recurrent", "uniform"):
+            run = small("epochs=2", "data.batch_size=8", f"model.policy={policy}")
+            learn(run, planted, folder / f"{policy}-of-{world}")
 
 
 @pytest.mark.ci

@@ -130,6 +130,7 @@ def _classifier(
             picture_height=72,
             picture_width=96,
             picture_channels=3 * pictures,
+            projection=(),  # nothing is compared between modalities
         ),
         num_classes=1,
         mode="both" if both else "audio" if audio is not None else "visual",

@@ -40,7 +40,7 @@ from lookhear.tasks.labels.videos import (
 )
 from lookhear.training.journal import JOURNAL, append_records, cut_back
 from lookhear.training.optim import OptimConfig, build_optimizer, clip_gradients, learning_rate, set_learning_rate
-from lookhear.training.run import TEST_SPLITS
+from lookhear.training.run import is_test_split
 
 MODEL_NAME = "model.safetensors"
 _STATE_NAME, _RUN_NAME = "training.pt", "run.json"
@@ -68,9 +68,15 @@ class SkimDataConfig:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or not 1 <= self.shortest <= self.longest:
             raise ConfigError("batch_size and shortest must be at least 1, and longest at least shortest")
-        if self.validation_split is not None and self.validation_split.lower() in TEST_SPLITS:
+        if self.validation_split is not None:
+            self._check_validation(self.validation_split)
+
+    def _check_validation(self, name: str) -> None:
+        if is_test_split(name):
+            raise ConfigError(f"data.validation_split is '{name}'; watch a part of the training videos")
+        if not self.splits or name in self.splits:
             raise ConfigError(
-                f"data.validation_split is '{self.validation_split}'; watch a part of the training videos"
+                f"data.validation_split '{name}' would be learned from as well; name the other splits in data.split"
             )
 
     @property
@@ -165,7 +171,12 @@ def train_skimmer(
                 state.model,
                 preprocess={},
                 labels=run.data.classes,
-                extra={"run": run.name, "features": features.identity, "objective": to_dict(run.objective)},
+                extra={
+                    "run": run.name,
+                    "features": features.identity,
+                    "splits": list(run.data.splits),  # of the labels, that it learned from; none: all
+                    "objective": to_dict(run.objective),
+                },
             )
         distributed.barrier()
     return SkimTraining(

@@ -8,7 +8,6 @@ windows, and the rows of single losses are compared with that.
 
 import csv
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,8 @@ import numpy as np
 
 from lookhear.errors import UserError
 from lookhear.progress import Progress, quiet
-from lookhear.study.trials import Judgement, Outcome, Trial, run_trials, with_seed
+from lookhear.study.claims import Claim
+from lookhear.study.trials import Judgement, Outcome, Training, run_trials, with_seed
 
 if TYPE_CHECKING:
     from lookhear.embedder import Embedder
@@ -87,13 +87,13 @@ def study(
     outcomes = []
     for data, steps, seeds in _data(out, grid, settings, workers, progress):
         rows = scene_rows(steps) if data.truth is not None else grid_rows(steps)
+        judged, about = partial(judge, data=data), _about(data)
         trials = [
-            Trial(row=row, data=data.name, run=with_seed(run, seed), store=data.learn)
+            Training(row=row, data=data.name, run=with_seed(run, seed), store=data.learn, judge=judged, judged_on=about)
             for seed in range(seeds)
             for row, run in rows.items()
         ]
-        judged = partial(judge, data=data)
-        outcomes += run_trials(trials, out, judged, judged_on=_about(data), workers=workers, progress=progress)
+        outcomes += run_trials(trials, out, workers=workers, progress=progress)
     return outcomes
 
 
@@ -104,19 +104,19 @@ def scene_rows(steps: int) -> "dict[str, Run]":
     """The runs on made scenes: four windows of 0.8 s of each clip of 5 s, or one of 4.8 s."""
     from lookhear.recipes.tiny import tiny
 
-    return _rows(dataclasses.replace(tiny(), steps=steps), audio_frames=480)
+    return rows_like(dataclasses.replace(tiny(), steps=steps), audio_frames=480)
 
 
 def grid_rows(steps: int) -> "dict[str, Run]":
     """The runs on GRID: seven windows of 0.4 s of each clip of 3 s, or one of 2.8 s."""
     from lookhear.recipes.grid import grid
 
-    rows = _rows(dataclasses.replace(grid(), steps=steps), audio_frames=280)
+    rows = rows_like(dataclasses.replace(grid(), steps=steps), audio_frames=280)
     return {row: rows[row] for row in (NOT_TRAINED, RECONSTRUCTION, CONTRAST, CAV_MAE, SYNC)}
 
 
-def _rows(sync: "Run", *, audio_frames: int) -> "dict[str, Run]":
-    """`audio_frames` are those of a window as long as a clip."""
+def rows_like(sync: "Run", *, audio_frames: int) -> "dict[str, Run]":
+    """All rows, of which `sync` is Sync without registers; `audio_frames` are those of a window as long as a clip."""
     from lookhear.models.tokens import MaskConfig
 
     # The towers have no blocks, in which registers would have nothing to do: they go through the joint block, as in
@@ -175,19 +175,18 @@ def _data(
 
 
 def _scenes(folder: Path, settings: StudySettings, workers: int, progress: Progress) -> StudyData:
-    from lookhear.data.manifest import FileLabels
-    from lookhear.data.prepare import PrepareConfig, prepare
-    from lookhear.media.scenes import make_scenes
+    from lookhear.data.prepare import PrepareConfig
+    from lookhear.study.made_data import scene_store
 
     config = PrepareConfig(frames_per_second=8.0, short_side=96)
-    for half, count, seed in (("learn", settings.learn, 0), ("test", settings.test, settings.test_seed)):
-        scenes = make_scenes(folder / half, count=count, seed=seed, workers=workers, progress=progress)
-        labels = {scene.path: FileLabels(labels=(scene.kind,)) for scene in scenes}
-        prepare(folder / half, folder / f"{half}.store", config=config, labels=labels, workers=workers)
+    stores = {
+        half: scene_store(folder / half, count=count, seed=seed, config=config, workers=workers, progress=progress)
+        for half, count, seed in (("learn", settings.learn, 0), ("test", settings.test, settings.test_seed))
+    }
     return StudyData(
         name="scenes",
-        learn=folder / "learn.store",
-        test=folder / "test.store",
+        learn=stores["learn"],
+        test=stores["test"],
         sync_frames=80,
         truth=folder / "test",
         located=settings.located,
@@ -235,7 +234,7 @@ def _about(data: StudyData) -> dict[str, Any]:
     return stores | settings
 
 
-def judge(trial: Trial, folder: Path, *, data: StudyData) -> Judgement:
+def judge(trial: Training, folder: Path, *, data: StudyData) -> Judgement:
     """Retrieval and synchrony; with truth also places; with labels also what a linear probe reads from the features."""
     from lookhear import embedder
     from lookhear.data.store import Store
@@ -293,17 +292,7 @@ def _probes(model: "Embedder", data: StudyData) -> tuple[dict[str, float], float
 # ---- claims
 
 
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """A published claim: `better` beats `worse` in each of `figures`."""
-
-    says: str
-    better: str
-    worse: str
-    figures: tuple[str, ...]
-
-
-CLAIMS = (
+CLAIMS: tuple[Claim, ...] = (
     Claim(
         says="both losses beat contrast alone",
         better=CAV_MAE,
@@ -347,13 +336,3 @@ CLAIMS = (
         figures=("sound finds picture", "picture finds sound", "sync", "cIoU", "probe, both"),
     ),
 )
-
-
-def differences(outcomes: Sequence[Outcome], claim: Claim, figure: str) -> list[float]:
-    """`better` minus `worse`, seed by seed; empty where a row or the figure is missing."""
-    by_row = {
-        row: {o.seed: o.figures[figure] for o in outcomes if o.row == row and figure in o.figures}
-        for row in (claim.better, claim.worse)
-    }
-    better, worse = by_row[claim.better], by_row[claim.worse]
-    return [better[seed] - worse[seed] for seed in sorted(better.keys() & worse.keys())]

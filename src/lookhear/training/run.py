@@ -20,7 +20,7 @@ from lookhear.training.loggers import LoggerName
 from lookhear.training.optim import OptimConfig
 
 MODEL_CONFIGS = {name: config for name, (config, _) in MODELS.items()}
-# Splits on which no checkpoint may be chosen, in lower case and without a number (test1 is the test set of split 1).
+# Splits on which no checkpoint may be chosen, in lower case and without a number.
 TEST_SPLITS = frozenset({"test", "eval", "evaluation"})
 # Settings that change where and how a run computes, not what it learns: they may differ when it is resumed.
 OPERATIONAL = frozenset(
@@ -37,6 +37,11 @@ OPERATIONAL = frozenset(
         "loggers",
     }
 )
+
+
+def is_test_split(name: str) -> bool:
+    """Whether a split is there to be judged on, by its name: test1 is the test set of split 1."""
+    return name.lower().rstrip("0123456789") in TEST_SPLITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +77,7 @@ class DataConfig:
             self._check_validation(self.validation_split)
 
     def _check_validation(self, name: str) -> None:
-        if name.lower().rstrip("0123456789") in TEST_SPLITS:
+        if is_test_split(name):
             raise ConfigError(
                 f"data.validation_split is '{name}': a checkpoint chosen on the test set makes its score too good; "
                 "choose on a part of the training clips"

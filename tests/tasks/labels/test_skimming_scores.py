@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lookhear.data.features import open_features
+from lookhear.data.features import Features, open_features
 from lookhear.data.manifest import FileLabels
 from lookhear.errors import CheckpointError, ConfigError, StoreError
 from lookhear.models.checkpoint import save_checkpoint
@@ -57,6 +57,36 @@ def test_every_way_of_looking_is_counted(tmp_path: Path) -> None:
     alone = evaluate_skimming(other, features, labels)
     assert alone.gain is None
     assert [score.how for score in alone.scores] == ["evenly spaced", "all moments"]
+
+
+class OfAStore:
+    """Features that say which store they were made from."""
+
+    def __init__(self, features: Features) -> None:
+        self.paths, self.file = features.paths, features.file
+        self.identity = {"store_digest": "abc", "fingerprint": "f"}
+
+
+def test_videos_that_were_learned_from_are_not_judged(tmp_path: Path) -> None:
+    planted, labels = plant_videos(tmp_path / "f", 9)
+    labels["video-000"] = dataclasses.replace(labels["video-000"], split="train1;test2")
+    features: Any = OfAStore(planted)
+    torch.manual_seed(0)
+    facts = {"features": features.identity, "objective": {"loss": "ce"}}
+    for name, splits in (("first", ["train1"]), ("rest", ["train"]), ("all", [])):
+        extra = facts | {"splits": splits}
+        save_checkpoint(tmp_path / f"{name}.safetensors", Skimmer(SMALL), preprocess={}, labels=CLASSES, extra=extra)
+    first, rest, everything = (tmp_path / f"{name}.safetensors" for name in ("first", "rest", "all"))
+    assert evaluate_skimming(first, features, labels, splits=("test",)).videos == 3
+    with pytest.raises(StoreError, match=r"learned from train1, which has 1 of the 1 videos .*such as video-000"):
+        evaluate_skimming(first, features, labels, splits=("test2",))
+    with pytest.raises(StoreError, match=r"learned from all of the store, which has 3 of the 3"):
+        evaluate_skimming(everything, features, labels, splits=("test",))
+    elsewhere = {name: dataclasses.replace(about, split=about.split.split(";")[-1]) for name, about in labels.items()}
+    with pytest.raises(StoreError, match=r"learned from train, which has 5 of the 9"):
+        evaluate_skimming(first, features, elsewhere, against=rest)
+    features.identity = {"store_digest": "another", "fingerprint": "f"}
+    assert evaluate_skimming(everything, features, labels).videos == 9
 
 
 def test_scores_do_not_depend_on_who_is_judged_beside(tmp_path: Path) -> None:

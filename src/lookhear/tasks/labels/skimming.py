@@ -13,12 +13,18 @@ import torch
 
 from lookhear.data.features import Features
 from lookhear.data.manifest import FileLabels
-from lookhear.errors import CheckpointError, ConfigError
+from lookhear.errors import CheckpointError, ConfigError, StoreError
 from lookhear.models.checkpoint import LoadedCheckpoint, find_checkpoint, load_checkpoint
 from lookhear.models.skimmer import Policy, Selection, Skim, Skimmer
 from lookhear.models.transformer import Stream
 from lookhear.progress import Progress, quiet
-from lookhear.tasks.labels.videos import LabelledVideo, gather_moments, label_targets, labelled_videos
+from lookhear.tasks.labels.videos import (
+    LabelledVideo,
+    LabelledVideos,
+    gather_moments,
+    label_targets,
+    labelled_videos,
+)
 from lookhear.tasks.metrics import average_precision, bootstrap_interval
 
 BATCH_SIZE = 64
@@ -98,7 +104,8 @@ def evaluate_skimming(
     the fair comparison, since its heads have seen what they are judged on. `gain` is the skimmer in its own selection
     less `against`, or less the evenly spaced moments.
 
-    Raises CheckpointError for features that another model made.
+    Raises CheckpointError for features that another model made, and StoreError where the skimmer, or `against`, learned
+    from videos of the same store that it is judged on.
     """
     loaded = _fitting(skimmer, features)
     model = loaded.model
@@ -106,6 +113,7 @@ def evaluate_skimming(
     found = labelled_videos(
         features, labels, streams=model.config.streams, splits=splits, classes=loaded.labels, progress=progress
     )
+    _check_not_learned(loaded, features, labels, found)
     count = looks or model.config.looks
     own = model.config.selection
     scores = []
@@ -123,6 +131,7 @@ def evaluate_skimming(
         if other.labels != loaded.labels:
             raise ConfigError("the two skimmers name other classes; train both on the same labels")
         assert isinstance(other.model, Skimmer)
+        _check_not_learned(other, features, labels, found)
         scores.append(score_skimmer(other.model, found.videos, loaded.labels, how=AGAINST, looks=count))
     gain, interval = _gain(scores, model)
     target = label_targets(found.videos, loaded.labels).numpy()
@@ -228,6 +237,25 @@ def moments_used(
             before = frozenset(range(0, num_moments, 1 if reads_all else config.every(stream)))
         needed[stream] = before | chosen
     return MomentsUsed(heard=needed[Stream.AUDIO], seen=needed[Stream.VISUAL], chosen=chosen)
+
+
+def _check_not_learned(
+    loaded: LoadedCheckpoint, features: Features, labels: Mapping[str, FileLabels], judged: LabelledVideos
+) -> None:
+    """Raises StoreError where the skimmer says that it learned from videos of this very store that are judged.
+
+    Features of media files do not say which files these were, so nothing can be said of them.
+    """
+    digest = features.identity.get("store_digest")
+    if not digest or loaded.extra.get("features", {}).get("store_digest") != digest or "splits" not in loaded.extra:
+        return
+    learned = frozenset(loaded.extra["splits"])
+    shared = [v.path for v in judged.videos if not learned or not learned.isdisjoint(labels[v.path].splits)]
+    if shared:
+        raise StoreError(
+            f"the skimmer learned from {', '.join(sorted(learned)) or 'all of the store'}, which has {len(shared)} of "
+            f"the {len(judged.videos)} videos to be judged, such as {shared[0]}; judge it on another split"
+        )
 
 
 def _fitting(skimmer: str | Path, features: Features) -> LoadedCheckpoint:
