@@ -31,9 +31,8 @@ from lookhear.data.manifest import FileLabels
 from lookhear.data.prepare import prepare
 from lookhear.data.preprocess import log_mel
 from lookhear.data.store import Store
-from lookhear.embedder import Embedder
+from lookhear.embedder import untrained
 from lookhear.errors import UserError
-from lookhear.models.checkpoint import MODELS, model_name
 from lookhear.recipes.finetune import finetune
 from lookhear.tasks.labels.classification import evaluate_classification
 from lookhear.tasks.labels.probes import linear_probe, pooled_features
@@ -87,13 +86,6 @@ def finetune_fold(
         "clips": result.clips,
         "protocol": result.protocol | {"recipe": recipe, "settings": settings, "steps": summary.step},
     }
-
-
-def untrained(model: Embedder, seed: int) -> Embedder:
-    """A model of the same configuration with weights that were drawn and never trained."""
-    torch.manual_seed(seed)
-    fresh = MODELS[model_name(model.model)][1](model.config)
-    return Embedder(fresh, model.preprocess, config=model.config, fingerprint=f"untrained {seed}")
 
 
 def folds_of(store: Store) -> list[str]:

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lookhear.data.windows import WindowPlan
-from lookhear.embedder import Embedder, load
+from lookhear.embedder import Embedder, load, untrained
 from lookhear.errors import CheckpointError, ConfigError, MediaError
 from lookhear.media.clip import Clip
 from lookhear.media.decode import open_media, read_clip
@@ -315,3 +315,14 @@ def test_the_front_door_refuses_what_is_spoiled(
         load(path, choices=None if kind == "ours" else CHOICES)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "ran").exists()
+
+
+def test_untrained_has_other_weights_of_the_same_kind(embedder: Embedder) -> None:
+    fresh = untrained(embedder, 1)
+    assert fresh.fingerprint != embedder.fingerprint
+    assert (fresh.device, fresh.dtype, fresh.config) == (embedder.device, embedder.dtype, embedder.config)
+    sound = (tune(0, 1.0), RATE)
+    one, other, again = (each.embed_sound(sound).audio for each in (embedder, fresh, untrained(embedder, 1)))
+    assert one is not None
+    assert not np.allclose(one, other, atol=1e-3)
+    np.testing.assert_array_equal(other, again)

@@ -1,5 +1,7 @@
-"""What is computed on, and in which precision."""
+"""What is computed on, in which precision, and what becomes of freed memory."""
 
+import ctypes
+import platform
 from typing import Literal
 
 import torch
@@ -8,6 +10,8 @@ from lookhear import distributed
 from lookhear.errors import ConfigError, UserError
 
 Dtype = Literal["auto", "bfloat16", "float32"]
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -46,3 +50,16 @@ def _cpu_multiplies_bfloat16() -> bool:
     """Whether the CPU has AMX tiles or AVX512-BF16; older torch cannot say, and then it has not."""
     checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+
+
+def keep_freed_memory() -> bool:
+    """Lets this process keep the memory of freed tensors for the next ones; whether it could.
+
+    glibc gives large blocks back to the system when they are freed, and a block that comes anew costs a page fault for
+    every 4 KiB: about a fifth of a training step on a CPU (docs/performance.md). The process holds on to its peak
+    from then on. Nothing happens where the C library is another.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    set_option = ctypes.CDLL(None).mallopt
+    return bool(set_option(_MMAP_MAX, 0)) and bool(set_option(_TRIM_THRESHOLD, 2**31 - 1))

@@ -26,7 +26,7 @@ from lookhear.hub import find_weights
 from lookhear.media.clip import Clip, ClipRequest
 from lookhear.media.decode import open_media, read_picture
 from lookhear.media.info import MediaInfo
-from lookhear.models.checkpoint import with_audio_frames
+from lookhear.models.checkpoint import MODELS, model_name, with_audio_frames
 from lookhear.models.published import PublishedChoices, read_model
 from lookhear.models.tokens import Encoded, Output
 
@@ -88,6 +88,11 @@ class Embedder:
         self.extra = dict(extra or {})  # what the writer of the checkpoint kept beside the weights
         self.path = path
         self.batch_size = batch_size
+
+    @property
+    def dtype_name(self) -> Dtype:
+        """The precision, as `load` takes it."""
+        return "bfloat16" if self.dtype == torch.bfloat16 else "float32"
 
     @property
     def window_seconds(self) -> float:
@@ -317,6 +322,21 @@ def join_embeddings(parts: Sequence[Embeddings]) -> Embeddings:
 
 def _has(vectors: np.ndarray | None, count: int) -> np.ndarray:
     return np.zeros(count, bool) if vectors is None else ~np.isnan(vectors[:, 0])
+
+
+def untrained(model: Embedder, seed: int = 0) -> Embedder:
+    """A model of the same configuration, with weights that were drawn by `seed` and never trained: a baseline."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = MODELS[model_name(model.model)][1](model.config)
+    return Embedder(
+        fresh,
+        model.preprocess,
+        config=model.config,
+        fingerprint=f"untrained {seed}",
+        device=str(model.device),
+        dtype=model.dtype_name,
+    )
 
 
 # ---- loading

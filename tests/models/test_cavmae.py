@@ -127,13 +127,22 @@ def test_removed_patches_do_not_reach_the_embeddings_or_predictions(tiny: Make, 
 
 def test_the_decoder_reads_each_kept_token_in_its_place(tiny: Make, inputs: Inputs) -> None:
     model = tiny()
-    decoder, masks = model.decoder, model.draw_masks(1, HALF)
-    tokens = torch.randn(1, 4, 16)
-    restored = decoder._put_back(tokens, masks.audio)
-    for place in range(9):
-        kept = masks.audio.kept[0].tolist()
-        expected = tokens[0, kept.index(place)] if place in kept else decoder.mask_token
-        assert torch.equal(restored[0, place], expected)
+    decoder, masks = model.decoder, model.draw_masks(2, HALF)
+    kept = [masks.audio.kept.tolist(), masks.visual.kept.tolist()]
+    tokens = torch.randn(2, len(kept[0][0]) + len(kept[1][0]), 16)
+    restored = decoder._put_back(tokens, masks)
+    modalities = (
+        (0, decoder.audio_positions, decoder.audio_modality),
+        (len(kept[0][0]), decoder.visual_positions, decoder.visual_modality),
+    )
+    for row in range(2):
+        place = 0
+        for own, (first, positions, modality) in zip(kept, modalities, strict=True):
+            for i, position in enumerate(positions):
+                seen = i in own[row]
+                content = tokens[row, first + own[row].index(i)] if seen else decoder.mask_token
+                torch.testing.assert_close(restored[row, place], content + position + modality)
+                place += 1
 
 
 @pytest.mark.parametrize("hidden", ["audio", "visual"])

@@ -12,7 +12,7 @@ from lookhear.models.cavmae import CAVMAE
 from lookhear.models.checkpoint import load_checkpoint, save_checkpoint
 from lookhear.models.published import export_published
 from lookhear.models.tokens import Grid, Masks, mask_from_noise, patchify
-from lookhear.models.towers import Stem, _strides
+from lookhear.models.towers import Stem, strides
 
 Make = Callable[..., CAVMAE]
 Inputs = Callable[..., tuple[Tensor, Tensor]]
@@ -21,10 +21,10 @@ Inputs = Callable[..., tuple[Tensor, Tensor]]
 @pytest.mark.parametrize("size", [1, 2, 7, 8, 12, 16, 30, 128])
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
 def test_strides_multiply_to_the_patch(size: int, count: int) -> None:
-    strides = _strides(size, count)
-    assert len(strides) == count
-    assert torch.tensor(strides).prod() == size
-    assert strides == sorted(strides, reverse=True)
+    found = strides(size, count)
+    assert len(found) == count
+    assert torch.tensor(found).prod() == size
+    assert found == sorted(found, reverse=True)
 
 
 @pytest.mark.parametrize("patch", [(8, 8), (16, 8), (12, 6), (1, 4)])

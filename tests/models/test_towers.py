@@ -135,5 +135,9 @@ def test_what_cannot_be_is_refused(tiny: Make) -> None:
     with pytest.raises(ConfigError, match="registers would do nothing"):
         CAVMAESyncConfig(visual_tower="conv")
     assert CAVMAESyncConfig(visual_tower="conv", num_registers=0).num_registers == 0
+    with pytest.raises(ConfigError, match="a tower of depth 0 has no blocks"):
+        CAVMAESyncConfig(audio_depth=0)
+    assert CAVMAESyncConfig(audio_depth=0, modalities="visual", decoder_depth=0).num_registers == 8
+    assert CAVMAESyncConfig(audio_depth=0, keep_registers=True).num_registers == 8
     with pytest.raises(NotImplementedError, match="content"):
         Tower(tiny().config.tower_sizes("audio")).content(torch.zeros(1, 9, 80), None)

@@ -1,9 +1,12 @@
 """If these fail, attention is not attention, or a stream is read through another stream's norms."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
-from lookhear.models.transformer import Attention, Block, Stream, attend
+from lookhear.models.transformer import Attention, Block, Stream, attend, attend_in_pieces
 
 
 def test_attention_equals_the_slow_form() -> None:
@@ -18,21 +21,49 @@ def test_attention_equals_the_slow_form() -> None:
     torch.testing.assert_close(attention(tokens), attention.out(torch.cat(parts, dim=2)))
 
 
-@pytest.mark.parametrize("length", [7, 300])
-def test_both_forms_of_attention_are_equal_forward_and_backward(length: int) -> None:
-    """Short bfloat16 sequences train through the plain form, everything else through the fused one."""
+@pytest.mark.parametrize(
+    ("form", "dtype", "tolerance"),
+    [
+        (attend, torch.float32, 1e-5),
+        (attend, torch.bfloat16, 0.1),
+        (attend_in_pieces, torch.float32, 1e-5),
+        (attend_in_pieces, torch.bfloat16, 0.1),
+    ],
+)
+@pytest.mark.parametrize(("length", "piece_bytes"), [(7, 1), (7, 3 * 7 * 7 * 4), (60, 4 << 20)])
+def test_every_form_of_attention_is_the_slow_one(
+    form: Callable[[Tensor], Tensor],
+    dtype: torch.dtype,
+    tolerance: float,
+    length: int,
+    piece_bytes: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Forward and backward, in pieces of one head, of three (of eight heads), and whole."""
+    monkeypatch.setattr("lookhear.models.transformer.PIECE_BYTES", piece_bytes)
     torch.manual_seed(0)
-    whole = [torch.randn(2, 2, length, 8, requires_grad=True) for _ in range(3)]
-    half = [part.detach().bfloat16().requires_grad_() for part in whole]
-    wanted = (whole[0] @ whole[1].transpose(2, 3) / 8**0.5).softmax(3) @ whole[2]
-    wanted.square().sum().backward()
-    for parts, tolerance in ((whole, 1e-5), (half, 0.1)):
-        fresh = [part.detach().requires_grad_() for part in parts]
-        mixed = attend(*fresh)
-        torch.testing.assert_close(mixed.float(), wanted.detach(), atol=tolerance, rtol=tolerance)
-        mixed.float().square().sum().backward()
-        for part, reference in zip(fresh, whole, strict=True):
-            torch.testing.assert_close(part.grad.float(), reference.grad, atol=2 * tolerance, rtol=2 * tolerance)
+    wanted_qkv = torch.randn(2, length, 3, 4, 8, requires_grad=True)
+    query, key, value = wanted_qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    wanted = ((query @ key.transpose(2, 3) / 8**0.5).softmax(3) @ value).transpose(1, 2)
+    weights = torch.randn_like(wanted)
+    (wanted * weights).sum().backward()
+    qkv = wanted_qkv.detach().to(dtype).requires_grad_()
+    found = form(qkv)
+    torch.testing.assert_close(found.float(), wanted, atol=tolerance, rtol=tolerance)
+    (found.float() * weights).sum().backward()
+    torch.testing.assert_close(qkv.grad.float(), wanted_qkv.grad, atol=tolerance, rtol=tolerance)
+
+
+def test_streams_side_by_side_do_not_see_each_other() -> None:
+    torch.manual_seed(0)
+    block = Block(12, 3, streams=tuple(Stream))
+    for norm in (*block.attention_norms.values(), *block.mlp_norms.values()):
+        torch.nn.init.normal_(norm.weight)
+        torch.nn.init.normal_(norm.bias)
+    parts = {stream: torch.randn(2, length, 12) for stream, length in zip(Stream, (5, 3, 4), strict=True)}
+    together = block(torch.cat(list(parts.values()), dim=1), {stream: x.shape[1] for stream, x in parts.items()})
+    alone = [block(tokens, stream) for stream, tokens in parts.items()]
+    torch.testing.assert_close(together, torch.cat(alone, dim=1), atol=1e-5, rtol=1e-5)
 
 
 def test_streams_differ_only_in_their_norms() -> None:

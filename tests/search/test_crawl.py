@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import time
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +20,11 @@ from lookhear.media.decode import read_clip
 from lookhear.media.encode import write_sound
 from lookhear.media.workers import Done
 from lookhear.search import crawl as crawling
+from lookhear.search import index as indexing
 from lookhear.search.crawl import CrawlSummary, index
 from lookhear.search.forget import forget
 from lookhear.search.index import FileRow, Index
-from tiny_embedder import RATE, make_clip, tiny_embedder, tune
+from tiny_embedder import RATE, classifier_embedder, make_clip, tiny_embedder, tune
 
 
 @pytest.fixture(scope="module")
@@ -383,6 +385,16 @@ def test_large_files_are_hashed_once_and_in_this_process(
     assert rows["sub1/clip5.mp4"].status == "refused"
 
 
+def test_a_model_that_only_hears_leaves_silent_films_out(media: Path) -> None:
+    hearing = classifier_embedder(("a",), mode="audio", modalities="audio")
+    make_clip(media / "silent.mp4", 40, sound=False)
+    summary = crawl(media, hearing)
+    assert (summary.counts["ok"], summary.counts["sound_only"]) == (6, 1)
+    assert [(Path(each.path).name, each.reason) for each in summary.refused] == [
+        ("silent.mp4", "the model embeds neither its sound nor its picture")
+    ]
+
+
 @pytest.mark.parametrize("retry", [False, True])
 def test_what_was_read_in_part_stays_until_it_is_forgotten(
     media: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch, retry: bool
@@ -485,6 +497,25 @@ def test_another_model_beside_the_old_one(
     with pytest.raises(IndexStateError, match="mount"):
         index([], model=embedder, index_path=target, beside=True, workers=0)
     assert len(Index(target).library()) == closer.moments
+
+
+def test_beside_takes_the_folders_that_came_while_it_waited(
+    media: Path, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crawl(media, embedder)
+    make_clip(tmp_path / "more" / "late.mp4", 30)
+    target = media.parent / "index"
+    lock = indexing.only_writer
+
+    def late(*arguments: object) -> AbstractContextManager[None]:
+        monkeypatch.setattr(indexing, "only_writer", lock)
+        index([tmp_path / "more"], model=embedder, index_path=target, workers=0)
+        return lock(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(indexing, "only_writer", late)
+    summary = index([], model=tiny_embedder(tmp_path, 7), index_path=target, beside=True, workers=0)
+    assert summary.files == 8
+    assert "late.mp4" in by_path(media)
 
 
 def test_an_index_whose_model_was_replaced_takes_no_vectors_of_the_old_one(

@@ -2,12 +2,15 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lookhear.errors import IndexStateError
+from lookhear.search import index as indexing
+from lookhear.search.calibration import Calibration
 from lookhear.search.crawl import index as crawl
 from lookhear.search.index import FileRow, Index, MomentRows, create_index
 from tiny_embedder import in_memory_embedder, make_clip, save_tiny, tiny_embedder
@@ -73,6 +76,31 @@ def test_the_library_in_memory_follows_the_tables(index: Index) -> None:
         index.remove_orphans()
         index.compact()
     assert len(other.library()) == 0
+
+
+def test_calibrations_are_kept_but_not_without_end(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    with index.writing():
+        index.write(
+            [row("a.mp4", "a" * 32, num_moments=8), row("b.mp4", "b" * 32, num_moments=8)],
+            [moments("a" * 32, count=8), moments("b" * 32, count=8, seed=1)],
+        )
+    made: list[int] = []
+
+    def counted(*arguments: object, original: Callable[..., Calibration] = indexing.calibrate) -> Calibration:
+        made.append(1)
+        return original(*arguments)
+
+    monkeypatch.setattr(indexing, "calibrate", counted)
+    monkeypatch.setattr(indexing, "_MAX_CALIBRATIONS", 2)
+
+    def num_made(num_windows: int) -> int:
+        made.clear()
+        assert index.search(like=f"a.mp4@0-{0.24 * num_windows + 0.24:.2f}", within="sound")
+        return len(made)
+
+    assert [num_made(1), num_made(1), num_made(2), num_made(1)] == [1, 0, 1, 0]
+    assert [num_made(3), num_made(2), num_made(1)] == [1, 0, 1]
+    assert len(index._calibrations) == 2
 
 
 def test_tables_that_are_replaced_while_they_are_read(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:

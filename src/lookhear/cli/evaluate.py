@@ -9,6 +9,7 @@ import tyro
 from lookhear.cli.arguments import kinds_of
 from lookhear.cli.evaluate_labels import EvaluateClassification, EvaluateProbe
 from lookhear.cli.evaluate_places import EvaluateLocalization, EvaluateSegmentation
+from lookhear.cli.evaluate_search import EvaluateSearch
 from lookhear.cli.results import give_result
 from lookhear.console import show_progress
 
@@ -106,6 +107,7 @@ class Evaluate:
         | Annotated[EvaluateSync, tyro.conf.subcommand("sync")]
         | Annotated[EvaluateLocalization, tyro.conf.subcommand("localization")]
         | Annotated[EvaluateSegmentation, tyro.conf.subcommand("segmentation")]
+        | Annotated[EvaluateSearch, tyro.conf.subcommand("search")]
         | Annotated[EvaluateClassification, tyro.conf.subcommand("classification")]
         | Annotated[EvaluateProbe, tyro.conf.subcommand("probe")]
     ]

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from lookhear.cli.arguments import Set
+from lookhear.cli.bench_index import BenchIndex
 from lookhear.config import override, to_dict
 from lookhear.console import print_record, print_rows, say, show_progress
 
@@ -30,6 +31,73 @@ class BenchRetrieval:
 
         with show_progress("measurements") as progress:
             figures = measure(clips=self.clips, windows=self.windows, width=self.width, progress=progress)
+        print_record(to_dict(figures), as_json=self.json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchStep:
+    """How fast the published CAV-MAE learns here: samples a second and share of the matmul peak, ours and plain."""
+
+    batch_size: int = 8
+    """Clips in a step."""
+    dtype: Literal["float32", "bfloat16", "both"] = "both"
+    """Precision of matrix products."""
+    repeats: int = 20
+    """Steps of each form."""
+    seconds: float = 30.0
+    """Or as many steps as begin within this time."""
+    peak_size: int = 4096
+    """Side of the squares whose product is the peak."""
+    compiled: bool = False
+    """Let torch compile the blocks (needs a C++ compiler on CPUs)."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    settings: Set = ()
+    """Change a size of the model, such as width=64."""
+    json: bool = False
+    """Print as JSON."""
+
+    def run(self) -> None:
+        """Measures and prints a line a figure."""
+        from lookhear.bench.step import DTYPES, measure
+        from lookhear.models.cavmae import CAVMAEConfig
+
+        with show_progress("precisions") as progress:
+            figures = measure(
+                override(CAVMAEConfig(), self.settings),
+                batch_size=self.batch_size,
+                dtypes=tuple(DTYPES) if self.dtype == "both" else (self.dtype,),
+                repeats=self.repeats,
+                seconds=self.seconds,
+                peak_size=self.peak_size,
+                compiled=self.compiled,
+                device=self.device,
+                progress=progress,
+            )
+        for name, found in figures.items():
+            say(f"{name}: the losses of {len(found.fast_losses)} steps differ by {found.largest_loss_difference:.1e}")
+        print_record({name: to_dict(found) for name, found in figures.items()}, as_json=self.json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchLoader:
+    """How many clips a second one core prepares from a store: one drawn picture, sound and log-mel."""
+
+    store: Path
+    """A store made by `lookhear prepare`."""
+    batch_size: int = 8
+    """Clips in a batch."""
+    repeats: int = 20
+    """Batches of each form."""
+    json: bool = False
+    """Print as JSON."""
+
+    def run(self) -> None:
+        """Measures and prints a line a figure."""
+        from lookhear.bench.loader import measure
+
+        with show_progress("batches") as progress:
+            figures = measure(self.store, batch_size=self.batch_size, repeats=self.repeats, progress=progress)
         print_record(to_dict(figures), as_json=self.json)
 
 
@@ -68,7 +136,8 @@ class BenchSearch:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """How fast this machine is, each figure beside the plain form: decoding and spectrograms, retrieval, or search."""
+    """How fast this machine is, each figure beside the plain form in the same run: decoding and spectrograms,
+    the loader, a training step, retrieval, indexing or search."""
 
     media: Path | None = None
     """A folder of media to decode (default: clips made for the purpose)."""
@@ -77,7 +146,10 @@ class Bench:
 
     what: tyro.conf.OmitSubcommandPrefixes[
         Annotated[None, tyro.conf.subcommand("feed", description="Decoding and spectrograms.")]
+        | Annotated[BenchStep, tyro.conf.subcommand("step")]
+        | Annotated[BenchLoader, tyro.conf.subcommand("loader")]
         | Annotated[BenchRetrieval, tyro.conf.subcommand("retrieval")]
+        | Annotated[BenchIndex, tyro.conf.subcommand("index")]
         | Annotated[BenchSearch, tyro.conf.subcommand("search")]
     ] = None
 

@@ -180,33 +180,38 @@ class Decoder(nn.Module):
     def forward(self, joint: Tensor, masks: Masks) -> tuple[Tensor, Tensor]:
         """Joint tokens (R, K_audio + K_visual, D) to audio (R, L, P) and visual (R, L, P) predictions."""
         num_audio, num_visual = len(self.audio_positions), len(self.visual_positions)
-        kept = num_audio if masks.audio is None else masks.audio.kept.shape[1]
-        tokens = self.embedding(joint)  # (R, K, decoder width)
-        audio = self._put_back(tokens[:, :kept], masks.audio) + self.audio_positions + self.audio_modality
-        visual = self._put_back(tokens[:, kept:], masks.visual) + self.visual_positions + self.visual_modality
-        tokens = torch.cat([audio, visual], dim=1)  # (R, L_audio + L_visual, decoder width)
+        tokens = self._put_back(self.embedding(joint), masks)  # (R, L_audio + L_visual, decoder width)
         for block in self.blocks:
             tokens = block(tokens)
         audio, visual = self.norm(tokens).split([num_audio, num_visual], dim=1)
         return self.audio_prediction(audio), self.visual_prediction(visual)
 
-    def _put_back(self, tokens: Tensor, mask: Mask | None) -> Tensor:
-        """Kept tokens (R, K, D) to (R, L, D) in their places, the mask token everywhere else."""
-        if mask is None:
-            return tokens
-        rows, kept, width = tokens.shape
-        filler = self.mask_token.to(tokens.dtype).expand(rows, 1, width)
-        places = mask.restore.clamp(max=kept)  # every removed token reads the one filler
-        return torch.cat([tokens, filler], dim=1).gather(1, places[..., None].expand(-1, -1, width))
+    def _put_back(self, tokens: Tensor, masks: Masks) -> Tensor:
+        """Kept tokens (R, K, D) to (R, L, D) in their places, the mask token elsewhere; with place and modality.
+
+        What stands in an empty place is the same in every row: it is written once and copied, and whole rows of
+        numbers are put over it. A gather of single numbers, and its backward, take many times longer.
+        """
+        rows, _, width = tokens.shape
+        num_audio, num_visual = len(self.audio_positions), len(self.visual_positions)
+        modality = (self.audio_positions + self.audio_modality, self.visual_positions + self.visual_modality)
+        table = torch.cat(modality)  # (L, D): what is added in each place
+        kept = torch.cat(
+            [
+                _all_of(num_audio, rows, tokens.device) if masks.audio is None else masks.audio.kept,
+                num_audio + (_all_of(num_visual, rows, tokens.device) if masks.visual is None else masks.visual.kept),
+            ],
+            dim=1,
+        )  # (R, K)
+        seen = tokens + table[kept]  # (R, K, D)
+        empty = (table + self.mask_token).expand(rows, -1, -1).reshape(-1, width)  # (R x L, D)
+        first = len(table) * torch.arange(rows, device=tokens.device)  # of the places of each row
+        places = (kept + first[:, None]).flatten()
+        return empty.index_copy(0, places, seen.flatten(0, 1).to(empty.dtype)).unflatten(0, (rows, -1))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Side:
-    """One modality on its way through the model."""
-
-    patches: Tensor  # (R, L, P)
-    tower: Tensor  # (R, K and what the tower adds, D)
-    encoded: Encoded
+def _all_of(count: int, rows: int, device: torch.device) -> Tensor:
+    return torch.arange(count, device=device).expand(rows, -1)
 
 
 class CAVMAE(nn.Module):
@@ -262,32 +267,42 @@ class CAVMAE(nn.Module):
         if video is not None:
             raise ConfigError("this model reads single frames, not video: give frames (B, N, C, H, W)")
         masks = mask if mask is not None else Masks()
-        sound = picture = None
-        if audio is not None:
-            sound = self._encode(Stream.AUDIO, audio.shape[:2], self.audio_patches(audio), masks.audio)
-        if frames is not None:
-            picture = self._encode(Stream.VISUAL, frames.shape[:2], self.visual_patches(frames), masks.visual)
-        encoded = Output(
-            audio=None if sound is None else sound.encoded,
-            visual=None if picture is None else picture.encoded,
-        )
-        if sound is None or picture is None or mask is None or not mask.reconstruct or self.decoder is None:
-            return encoded
-        leading = tuple(sound.encoded.tokens.shape[:2])
-        joint = self.joint_tokens(sound.tower, picture.tower)  # (R, K_audio + K_visual, D)
+        if audio is None or frames is None or audio.shape[:2] != frames.shape[:2]:
+            return self._apart(audio, frames, masks)
+        leading = audio.shape[:2]
+        reconstruct = mask is not None and mask.reconstruct and self.decoder is not None
+        audio_patches, visual_patches = self.audio_patches(audio), self.visual_patches(frames)
+        sound = self.tower(Stream.AUDIO)(audio_patches, masks.audio)  # (R, K and what the tower adds, D)
+        picture = self.tower(Stream.VISUAL)(visual_patches, masks.visual)
+        streams = {Stream.AUDIO: sound, Stream.VISUAL: picture}
+        if reconstruct:
+            streams[Stream.JOINT] = torch.cat([self._patch_tokens(sound), self._patch_tokens(picture)], dim=1)
+        after = self._together(streams)
+        heard = self._encoded(self._finished(after[Stream.AUDIO], Stream.AUDIO), Stream.AUDIO, leading)
+        seen = self._encoded(self._finished(after[Stream.VISUAL], Stream.VISUAL), Stream.VISUAL, leading)
+        if not reconstruct:
+            return Output(audio=heard, visual=seen)
+        assert self.decoder is not None
+        joint = self.joint_norm(after[Stream.JOINT])  # (R, K_audio + K_visual, D)
         predictions = self.decoder(joint, masks)
         reconstruction = Reconstruction(
             audio=predictions[0].unflatten(0, leading),
             visual=predictions[1].unflatten(0, leading),
-            audio_patches=sound.patches.unflatten(0, leading),
-            visual_patches=picture.patches.unflatten(0, leading),
+            audio_patches=audio_patches.unflatten(0, leading),
+            visual_patches=visual_patches.unflatten(0, leading),
         )
-        return Output(
-            audio=encoded.audio,
-            visual=encoded.visual,
-            joint=joint.unflatten(0, leading),
-            reconstruction=reconstruction,
-        )
+        return Output(audio=heard, visual=seen, joint=joint.unflatten(0, leading), reconstruction=reconstruction)
+
+    def _apart(self, audio: Tensor | None, frames: Tensor | None, masks: Masks) -> Output:
+        """The output where a modality is missing, or each has windows of its own: embeddings only."""
+        heard = seen = None
+        if audio is not None:
+            tokens = self.tower(Stream.AUDIO)(self.audio_patches(audio), masks.audio)
+            heard = self._encoded(self.single(tokens, Stream.AUDIO), Stream.AUDIO, audio.shape[:2])
+        if frames is not None:
+            tokens = self.tower(Stream.VISUAL)(self.visual_patches(frames), masks.visual)
+            seen = self._encoded(self.single(tokens, Stream.VISUAL), Stream.VISUAL, frames.shape[:2])
+        return Output(audio=heard, visual=seen)
 
     def audio_patches(self, audio: Tensor) -> Tensor:
         """(B, N, T, F) -> (R, L, P): what the audio tower reads and the decoder predicts."""
@@ -345,6 +360,14 @@ class CAVMAE(nn.Module):
             tokens = block(tokens, stream)
         return tokens
 
+    def _together(self, streams: dict[Stream, Tensor]) -> dict[Stream, Tensor]:
+        """Tokens (R, K, D) of each stream through the joint blocks, side by side: one product a layer for all."""
+        lengths = {stream: tokens.shape[1] for stream, tokens in streams.items()}
+        tokens = torch.cat(list(streams.values()), dim=1)
+        for block in self.joint_blocks:
+            tokens = block(tokens, lengths)
+        return dict(zip(lengths, tokens.split(list(lengths.values()), dim=1), strict=True))
+
     def tower(self, stream: Stream) -> Tower:
         """The tower of one modality; ConfigError if this model has none."""
         if stream == Stream.AUDIO and self.config.modalities != "visual":
@@ -355,23 +378,23 @@ class CAVMAE(nn.Module):
 
     def single(self, tokens: Tensor, stream: Stream) -> Tensor:
         """One tower's tokens (R, K, D) through the joint blocks with its own norms, its head and its last norm."""
-        tokens = self.shared(tokens, stream)
+        return self._finished(self.shared(tokens, stream), stream)
+
+    def _finished(self, tokens: Tensor, stream: Stream) -> Tensor:
+        """Tokens (R, K, D) that left the joint blocks, through the modality's head and its last norm."""
         if stream == Stream.AUDIO:
             return self.audio_norm(self.audio_head(tokens))
         return self.visual_norm(self.visual_head(tokens))
 
-    def _encode(self, stream: Stream, leading: torch.Size, patches: Tensor, mask: Mask | None) -> _Side:
-        tower = self.tower(stream)(patches, mask)  # (R, K and what the tower adds, D)
-        tokens = self.single(tower, stream)
+    def _encoded(self, tokens: Tensor, stream: Stream, leading: torch.Size) -> Encoded:
+        """The modality's value from its finished tokens (R, K and what the tower adds, D)."""
         pooled = self._pool(tokens)  # (R, D)
-        grid = self.config.audio_grid if stream == Stream.AUDIO else self.config.picture_grid
-        encoded = Encoded(
+        return Encoded(
             tokens=self._patch_tokens(tokens).unflatten(0, leading),
-            grid=grid,
+            grid=self.config.audio_grid if stream == Stream.AUDIO else self.config.picture_grid,
             pooled=pooled.unflatten(0, leading),
             embedding=F.normalize(pooled.float(), dim=-1).unflatten(0, leading),
         )
-        return _Side(patches=patches, tower=tower, encoded=encoded)
 
     def _check(self, name: str, value: Tensor, size: tuple[int, ...], words: str) -> None:
         if value.ndim != 2 + len(size) or tuple(value.shape[2:]) != size:

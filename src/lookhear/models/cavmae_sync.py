@@ -37,13 +37,20 @@ class CAVMAESyncConfig(CAVMAEConfig):
             raise ConfigError(f"num_global_tokens is {self.num_global_tokens}; it must be 0 or 1")
         if self.num_registers < 0 or self.contrastive_head_depth < 0:
             raise ConfigError("num_registers and contrastive_head_depth cannot be negative")
-        kinds = {"audio": self.audio_tower, "visual": self.visual_tower}
-        used = kinds.values() if self.modalities == "both" else [kinds[self.modalities]]
-        idle = [kind for kind in used if not TOWERS[kind].mixes_tokens]
-        if self.num_registers and not self.keep_registers and idle:
+        if self.num_registers and not self.keep_registers:
+            self._check_registers_work()
+
+    def _check_registers_work(self) -> None:
+        """Registers that are dropped after a tower must have met other tokens in it."""
+        towers = {"audio": (self.audio_tower, self.audio_depth), "visual": (self.visual_tower, self.visual_depth)}
+        used = towers.values() if self.modalities == "both" else [towers[self.modalities]]
+        for kind, depth in used:
+            if TOWERS[kind].mixes_tokens and depth:
+                continue
+            why = f"of kind '{kind}' does not mix tokens" if depth else "of depth 0 has no blocks"
             raise ConfigError(
-                f"registers would do nothing: a tower of kind '{idle[0]}' does not mix tokens and they are dropped "
-                "after it; set num_registers to 0, or keep_registers to true"
+                f"registers would do nothing: a tower {why} and they are dropped after it; set num_registers to 0, or "
+                "keep_registers to true"
             )
 
     def tower_sizes(self, stream: Stream) -> TowerSizes:

@@ -194,8 +194,12 @@ def _seen(values: Tensor, mask: Mask | None) -> Tensor:
 
 
 def _kept(values: Tensor, mask: Mask | None) -> Tensor:
-    """(R, L, X) -> (R, K, X): what the mask keeps, in its order."""
-    return values if mask is None else values.gather(1, mask.kept[..., None].expand(-1, -1, values.shape[2]))
+    """(R, L, X) -> (R, K, X): what the mask keeps, in its order. Whole rows are copied, not single numbers."""
+    if mask is None:
+        return values
+    first = values.shape[1] * torch.arange(len(values), device=values.device)  # of the places of each row
+    places = (mask.kept + first[:, None]).flatten()
+    return values.flatten(0, 1).index_select(0, places).unflatten(0, (len(values), -1))
 
 
 class Stem(nn.Module):
@@ -209,9 +213,9 @@ class Stem(nn.Module):
     def __init__(self, grid: Grid, patch: tuple[int, int], channels: int, widths: tuple[int, ...]) -> None:
         super().__init__()
         self.grid, self.patch = grid, patch
-        strides = zip(_strides(patch[0], len(widths)), _strides(patch[1], len(widths)), strict=True)
+        steps = zip(strides(patch[0], len(widths)), strides(patch[1], len(widths)), strict=True)
         layers: list[nn.Module] = []
-        for width, stride in zip(widths, strides, strict=True):
+        for width, stride in zip(widths, steps, strict=True):
             reach = (-(-stride[0] // 2), -(-stride[1] // 2))  # the kernel reaches half a stride beyond its patch
             kernel = (2 * reach[0] + 1, 2 * reach[1] + 1)
             layers += [nn.Conv2d(channels, width, kernel, stride, reach), nn.GroupNorm(width, width), nn.ReLU()]
@@ -231,9 +235,9 @@ class Stem(nn.Module):
         return tokens.flatten(2).transpose(1, 2)
 
 
-def _strides(size: int, count: int) -> list[int]:
+def strides(size: int, count: int) -> list[int]:
     """`count` strides whose product is `size`, the large ones first."""
-    strides = [1] * count
+    chosen = [1] * count
     factors = []
     factor = 2
     while size > 1:
@@ -242,6 +246,6 @@ def _strides(size: int, count: int) -> list[int]:
             size //= factor
         factor += 1
     for factor in sorted(factors, reverse=True):
-        smallest = min(range(count), key=lambda i: (strides[i], i))
-        strides[smallest] *= factor
-    return sorted(strides, reverse=True)
+        smallest = min(range(count), key=lambda i: (chosen[i], i))
+        chosen[smallest] *= factor
+    return sorted(chosen, reverse=True)

@@ -3,14 +3,16 @@
 R rows, L tokens, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PLAIN_ATTENTION_TOKENS = 256
+PIECE_BYTES = 4 << 20  # of attention weights that are worked on at a time: they stay in a CPU's cache
+KEPT_BYTES = 256 << 20  # of attention weights that a layer keeps for the backward pass, at most
 NORM_EPS = 1e-5  # the published models use PyTorch's default, not the 1e-6 of most vision transformers
 
 
@@ -31,25 +33,75 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(R, L, D) -> (R, L, D)."""
+    def forward(self, tokens: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
+        """(R, L, D) -> (R, L, D); with `lengths`, sequences that lie side by side and do not see each other."""
         qkv = self.qkv(tokens).unflatten(2, (3, self.heads, -1))  # (R, L, 3, heads, head width)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = attend(query, key, value)  # (R, heads, L, head width)
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        parts = (qkv,) if lengths is None else qkv.split(list(lengths), dim=1)
+        mixed = [attend(part).flatten(2) for part in parts]
+        return self.out(mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1))
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Softmax attention, (R, heads, L, head width) each, in the form that is faster at this length.
+def attend(qkv: Tensor) -> Tensor:
+    """Softmax attention of query, key and value (R, L, 3, heads, head width) -> (R, L, heads, head width).
 
-    On CPUs the backward of the fused form is slow in bfloat16: below PLAIN_ATTENTION_TOKENS, two products and a softmax
-    train faster: 14 ms against 45 at 110 tokens, 72 against 94 at 250 (128 rows, 2 heads of 64, 2 cores).
+    In the form that is faster. On CPUs the backward of the fused form is slow in bfloat16: there, two products and a
+    softmax train faster, in pieces that stay in the cache. Timings: docs/performance.md.
     """
-    short = query.shape[2] < PLAIN_ATTENTION_TOKENS and query.device.type == "cpu"
-    if short and query.dtype == torch.bfloat16 and torch.is_grad_enabled():
-        weights = (query * query.shape[3] ** -0.5) @ key.transpose(2, 3)  # (R, heads, L, L)
-        return weights.softmax(dim=3) @ value
-    return F.scaled_dot_product_attention(query, key, value)
+    rows, length, _, heads, _ = qkv.shape
+    small = rows * heads * length**2 * qkv.element_size() <= KEPT_BYTES
+    if small and qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16 and torch.is_grad_enabled():
+        return attend_in_pieces(qkv)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+
+
+def attend_in_pieces(qkv: Tensor) -> Tensor:
+    """`attend` as two products and a softmax, some heads at a time; the weights are kept for the backward pass."""
+    mixed: Tensor = _InPieces.apply(qkv)
+    return mixed
+
+
+class _InPieces(torch.autograd.Function):
+    """H = R x heads. Scores of a piece are written over, so that they never leave the cache."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor) -> Tensor:
+        rows, length, _, heads, head_width = qkv.shape
+        # (3, H, L, head width): one copy, and every product below reads rows that lie together
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).reshape(3, rows * heads, length, head_width).unbind(0)
+        query = query * head_width**-0.5
+        weights = query.new_empty(rows * heads, length, length)
+        mixed = torch.empty_like(value)
+        for piece in _pieces(weights):
+            scores = torch.bmm(query[piece], key[piece].transpose(1, 2))
+            torch.softmax(scores, 2, out=weights[piece])
+            torch.bmm(weights[piece], value[piece], out=mixed[piece])
+        ctx.save_for_backward(query, key, value, weights, mixed)
+        ctx.heads = heads
+        return mixed.unflatten(0, (rows, heads)).transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        query, key, value, weights, mixed = ctx.saved_tensors
+        flowing = gradients[0].transpose(1, 2).flatten(0, 1)  # (H, L, head width)
+        found = query.new_empty(3, *query.shape)
+        for piece in _pieces(weights):
+            own, back = weights[piece], flowing[piece].contiguous()
+            torch.bmm(own.transpose(1, 2), back, out=found[2, piece])
+            # of a softmax: weights x (gradient - sum of weights x gradient), and that sum is back . mixed
+            scores = torch.bmm(back, value[piece].transpose(1, 2))
+            scores.sub_((back * mixed[piece]).sum(2, keepdim=True)).mul_(own)
+            torch.bmm(scores, key[piece], out=found[0, piece])
+            torch.bmm(scores.transpose(1, 2), query[piece], out=found[1, piece])
+        found[0].mul_(query.shape[2] ** -0.5)
+        return found.unflatten(1, (-1, ctx.heads)).permute(1, 3, 0, 2, 4)  # (R, L, 3, heads, head width)
+
+
+def _pieces(weights: Tensor) -> list[slice]:
+    """Ranges of the first dimension of `weights` (H, L, L) of about PIECE_BYTES each."""
+    count, length, _ = weights.shape
+    size = max(1, PIECE_BYTES // max(1, length**2 * weights.element_size()))
+    return [slice(first, first + size) for first in range(0, count, size)]
 
 
 class Mlp(nn.Module):
@@ -77,10 +129,23 @@ class Block(nn.Module):
         self.mlp_norms = nn.ModuleDict({stream.value: layer_norm(width) for stream in streams})
         self.mlp = Mlp(width, int(width * mlp_ratio))
 
-    def forward(self, tokens: Tensor, stream: Stream = Stream.JOINT) -> Tensor:
-        """(R, L, D) -> (R, L, D), with the norms of `stream`."""
-        tokens = tokens + self.attention(self.attention_norms[stream.value](tokens))
-        return tokens + self.mlp(self.mlp_norms[stream.value](tokens))
+    def forward(self, tokens: Tensor, streams: Stream | Mapping[Stream, int] = Stream.JOINT) -> Tensor:
+        """(R, L, D) -> (R, L, D), with the norms of the stream.
+
+        Several streams, each with its number of tokens, lie side by side in `tokens`: every linear layer is then one
+        product for all of them, and attention is each stream's own.
+        """
+        lengths = None if isinstance(streams, Stream) else list(streams.values())
+        tokens = tokens + self.attention(_normed(self.attention_norms, tokens, streams), lengths)
+        return tokens + self.mlp(_normed(self.mlp_norms, tokens, streams))
+
+
+def _normed(norms: nn.ModuleDict, tokens: Tensor, streams: Stream | Mapping[Stream, int]) -> Tensor:
+    if isinstance(streams, Stream):
+        normed: Tensor = norms[streams.value](tokens)
+        return normed
+    parts = zip(streams, tokens.split(list(streams.values()), dim=1), strict=True)
+    return torch.cat([norms[stream.value](part) for stream, part in parts], dim=1)
 
 
 def layer_norm(width: int) -> nn.LayerNorm:

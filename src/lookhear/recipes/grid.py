@@ -41,7 +41,7 @@ def grid() -> Run:
             decoder_depth=1,
             decoder_width=64,
             decoder_heads=2,
-            num_registers=2,
+            num_registers=0,
         ),
         preprocess=PreprocessConfig(
             audio_frames=audio_frames,

@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 import numpy as np
@@ -62,7 +62,7 @@ _GROWTH = 1.5
 
 __all__ = ["FileRow", "Index", "IndexStatus", "MomentRows", "create_index", "create_index_beside"]
 
-
+T = TypeVar("T")
 # One for every shape of query that was asked: queries by files of many lengths have many.
 _MAX_CALIBRATIONS = 128
 
@@ -115,8 +115,7 @@ class Index:
 
     def status(self) -> IndexStatus:
         """Counts and rows as they are now."""
-        self.refresh()
-        files = self.files()
+        files = self._steadily(self.files)
         counts: dict[str, int] = {}
         for row in files:
             counts[row.status] = counts.get(row.status, 0) + 1
@@ -151,19 +150,23 @@ class Index:
 
     def library(self) -> AnyLibrary:
         """All moments, of more than `IN_MEMORY_MOMENTS` without their vectors; read again when the tables change."""
+        return self._steadily(self._current_library)
+
+    def _steadily(self, read: Callable[[], T]) -> T:
+        """What `read` finds in tables that are not replaced meanwhile."""
         self.refresh()
         while True:
             tables = self._tables
             try:
-                library = self._current_library()
-            except Exception:  # whatever the database makes of tables that were replaced while they were read
+                found = read()
+            except IndexStateError:
                 self.refresh()
                 if self._tables is tables:
                     raise
             else:
                 self.refresh()  # tables that were replaced just before they were opened look empty
                 if self._tables is tables:
-                    return library
+                    return found
 
     def _current_library(self) -> AnyLibrary:
         with self._lock:
@@ -269,18 +272,16 @@ class Index:
             page=page,
             at_least=at_least,
         )
-        while True:
-            library, tables = self.library(), self._tables
+
+        def found() -> "list[Hit]":
             if request.fingerprint != self.facts.fingerprint:
                 raise IndexStateError(
                     f"{self.path} is now of another model than this request was made with; make it again"
                 )
-            try:
-                return find_hits(library, terms, functools.partial(self._calibration, library))
-            except IndexStateError:
-                self.refresh()
-                if self._tables is tables:
-                    raise  # otherwise they were replaced while they were read
+            library = self._current_library()
+            return find_hits(library, terms, functools.partial(self._calibration, library))
+
+        return self._steadily(found)
 
     def embedder(self) -> "Embedder":
         """The model of this index, loaded when first asked for."""

@@ -25,7 +25,7 @@ from lookhear.data.dataset import LeftOut, WindowDataset, make_batches, num_step
 from lookhear.data.draws import Draws
 from lookhear.data.preprocess import Preprocess, PreprocessConfig
 from lookhear.data.store import Store
-from lookhear.device import pick_device, pick_dtype
+from lookhear.device import keep_freed_memory, pick_device, pick_dtype
 from lookhear.errors import UserError
 from lookhear.models.checkpoint import find_checkpoint
 from lookhear.objectives.step import Objective, Step
@@ -90,6 +90,8 @@ def train(
     check_choice(run.select, evaluators or ())
     begun = time.monotonic()
     device = pick_device(run.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     with distributed.process_group(device), _sigterm() as terminated:
         preprocess = Preprocess(open_run_folder(run, store, folder))
         dataset = _open_dataset(run, store, preprocess.config)
