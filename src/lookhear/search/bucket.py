@@ -131,6 +131,16 @@ def place_of(path: "str | Place") -> Place:
     return Path(path)
 
 
+def replace(place: Place, target: Place) -> None:
+    """Puts a file or object in the place of another one. Raises OSError."""
+    if isinstance(place, BucketPath):
+        assert isinstance(target, BucketPath)
+        place.replace(target)
+    else:
+        assert isinstance(target, Path)
+        place.replace(target)
+
+
 def remove_all(place: Place) -> None:
     """Deletes a folder and all that is in it. Raises OSError."""
     if isinstance(place, BucketPath):

@@ -9,7 +9,7 @@ from typing import Any
 
 from lookhear.config import from_dict, to_dict
 from lookhear.errors import ConfigError, IndexStateError
-from lookhear.search.bucket import Place, remove_all
+from lookhear.search.bucket import Place, remove_all, replace
 from lookhear.search.lease import is_trace_of_writer
 
 FORMAT = 1
@@ -98,7 +98,7 @@ def write_facts(path: Place, facts: IndexFacts, *, is_next: bool = False) -> Non
     with _changing(path):
         try:
             new.write_bytes(json.dumps(to_dict(facts), indent=2).encode())
-            new.replace(path / name)
+            replace(new, path / name)
         finally:
             with contextlib.suppress(OSError):
                 new.unlink(missing_ok=True)
@@ -127,7 +127,7 @@ def has_next(path: Place) -> bool:
 def switch_to_next(path: Place) -> None:
     """Makes the index that was made beside this one the index, in one step."""
     with _changing(path):
-        (path / _NEXT_NAME).replace(path / _FACTS_NAME)
+        replace(path / _NEXT_NAME, path / _FACTS_NAME)
 
 
 def drop_next(path: Place) -> None:

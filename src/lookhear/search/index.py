@@ -28,7 +28,7 @@ import numpy as np
 from lookhear.config import to_dict
 from lookhear.errors import IndexStateError
 from lookhear.search.approximate import make_approximate, near_library
-from lookhear.search.bucket import kept_folders, place_of
+from lookhear.search.bucket import Place, kept_folders, place_of
 from lookhear.search.calibration import Calibration, calibrate
 from lookhear.search.facts import (
     FORMAT,

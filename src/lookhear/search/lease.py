@@ -19,7 +19,8 @@ from uuid import uuid4
 from lookhear.data.lock import LOCK_NAME, only_writer
 from lookhear.errors import IndexStateError
 from lookhear.search.bucket import BucketPath, Place
-from lookhear.search.tables import connect, telling
+from lookhear.search.snapshot import telling
+from lookhear.search.tables import connect
 
 LEASE_SECONDS = 120.0
 _TABLE = "writing"
