@@ -14,12 +14,13 @@ SOURCE = Path(__file__).parent.parent / "src" / "lookhear"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 # Everyone may import these.
-GROUND = {"errors", "config", "progress"}
+GROUND = {"errors", "config", "progress", "cache"}
 # Room -> the rooms that it may import (besides itself and the ground).
 MAY_IMPORT = {
     "errors": set(),
     "config": set(),
     "progress": set(),
+    "cache": set(),
     "media": set(),
     "data": {"media"},
     "models": set(),

@@ -26,9 +26,9 @@ from uuid import uuid4
 import numpy as np
 
 from lookhear.config import to_dict
-from lookhear.data.lock import only_writer
 from lookhear.errors import IndexStateError
 from lookhear.search.approximate import make_approximate, near_library
+from lookhear.search.bucket import Place, kept_folders, place_of
 from lookhear.search.calibration import Calibration, calibrate
 from lookhear.search.facts import (
     FORMAT,
@@ -45,6 +45,7 @@ from lookhear.search.facts import (
     write_facts,
 )
 from lookhear.search.large import AnyLibrary, scanned_library
+from lookhear.search.lease import Right, right_to_write
 from lookhear.search.library import Library, LibraryFile, Modality
 from lookhear.search.tables import FileRow, MomentRows, Tables
 
@@ -91,13 +92,13 @@ class Index:
     """
 
     def __init__(
-        self, path: str | Path, *, model: "str | Path | Embedder | None" = None, is_next: bool = False
+        self, path: str | Place, *, model: "str | Path | Embedder | None" = None, is_next: bool = False
     ) -> None:
         """`model` is used for queries; without it the checkpoint that index.json names.
 
         `is_next` is the index that is being made beside it (`create_index_beside`).
         """
-        self.path = Path(path)
+        self.path = place_of(path)
         self.facts = read_facts(self.path, is_next=is_next)
         self._is_next = is_next
         self._model = model
@@ -106,6 +107,7 @@ class Index:
         self._library: tuple[tuple[int, int], AnyLibrary] | None = None
         self._calibrations: dict[tuple[Any, ...], Calibration] = {}
         self._lock = threading.Lock()
+        self._right: Right | None = None
 
     # ---- reading
 
@@ -277,18 +279,16 @@ class Index:
             page=page,
             at_least=at_least,
         )
-        while True:
-            library, tables = self.library(), self._tables
+
+        def found() -> "list[Hit]":
             if request.fingerprint != self.facts.fingerprint:
                 raise IndexStateError(
                     f"{self.path} is now of another model than this request was made with; make it again"
                 )
-            try:
-                return find_hits(library, terms, functools.partial(self._calibration, library))
-            except IndexStateError:
-                self.refresh()
-                if self._tables is tables:
-                    raise  # otherwise they were replaced while they were read
+            library = self._current_library()
+            return find_hits(library, terms, functools.partial(self._calibration, library))
+
+        return self._steadily(found)
 
     def embedder(self) -> "Embedder":
         """The model of this index, loaded when first asked for."""
@@ -362,7 +362,9 @@ class Index:
             return self._tables.library(tuple(contents), **times)
         if self.facts.approximate is not None:
             return near_library(tuple(contents), self._tables.snapshot(), self.facts.approximate, **times)
-        return scanned_library(tuple(contents), self._tables.snapshot(), self._tables.path / "matrix", **times)
+        return scanned_library(
+            tuple(contents), self._tables.snapshot(), kept_folders(self.path, self.facts.tables), **times
+        )
 
     def _tables_of(self, facts: IndexFacts) -> Tables:
         return Tables(self.path / facts.tables, facts.embedding_width)
@@ -375,7 +377,7 @@ class Index:
 
         Raises IndexStateError while another process has it.
         """
-        with only_writer(self.path, IndexStateError):
+        with right_to_write(self.path) as self._right:
             drop_strays(self.path)
             self.refresh()
             self.remove_orphans()
@@ -399,6 +401,8 @@ class Index:
 
     def write(self, rows: Sequence[FileRow], moments: Sequence[MomentRows] = ()) -> None:
         """Adds moments, then adds or replaces rows (by library and path) in one commit."""
+        if self._right is not None:
+            self._right.check()
         self._tables.add_moments([part for part in moments if len(part.start_seconds)])
         if rows:
             self._tables.put_files(rows)
@@ -451,28 +455,28 @@ class Index:
         drop_strays(self.path)
 
 
-def create_index(path: str | Path, embedder: "Embedder", *, hop_seconds: float | None = None) -> Index:
+def create_index(place: str | Place, embedder: "Embedder", *, hop_seconds: float | None = None) -> Index:
     """A new, empty index for one model; `hop_seconds` None is half a window.
 
-    Raises IndexStateError if something lies at `path` already, or it cannot be written.
+    Raises IndexStateError if something lies at `place` already, or it cannot be written.
     """
-    path = Path(path)
+    path = place_of(place)
     facts = _new_facts(embedder, hop_seconds)
     make_place(path)
-    with only_writer(path, IndexStateError):
+    with right_to_write(path):
         if is_index(path):
             raise IndexStateError(f"another process has just made an index at {path}; run the same command again")
         write_facts(path, facts)
     return Index(path, model=embedder)
 
 
-def create_index_beside(path: str | Path, embedder: "Embedder", *, hop_seconds: float | None = None) -> Index:
+def create_index_beside(place: str | Place, embedder: "Embedder", *, hop_seconds: float | None = None) -> Index:
     """An index by another model inside the folder of one that exists; `Index.switch` puts it in its place.
 
     One that was begun with the same model and hop goes on, another one is given up. Only inside `writing` of the one
     that exists.
     """
-    path = Path(path)
+    path = place_of(place)
     facts = _new_facts(embedder, hop_seconds, tables=f"tables-{uuid4().hex[:8]}")
     if has_next(path):
         begun = read_facts(path, is_next=True)
