@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from lookhear.cli.arguments import IndexPlace
 from lookhear.cli.signals import stop_on_signals
 from lookhear.console import out, say
 from lookhear.errors import UserError
@@ -16,8 +17,10 @@ TOKEN_VARIABLE = "LOOKHEAR_TOKEN"
 class Serve:
     """Search an index in the browser, and by a JSON API. Prints the address; Ctrl-C ends it."""
 
-    index: Path = Path("lookhear.index")
-    """Where the index lies."""
+    index: IndexPlace = "lookhear.index"
+    """Where the index lies: a folder, or s3://BUCKET/FOLDER."""
+    model: str | None = None
+    """The checkpoint that made the index, where it does not lie as it did on the machine that made it."""
     host: str = "127.0.0.1"
     """The address to listen on; 0.0.0.0 is every one, and then a token is wanted."""
     port: int = 8710
@@ -68,7 +71,9 @@ class Serve:
         )
         with (
             stop_on_signals() as stop,
-            serving(self.index, access, host=self.host, port=self.port, settings=settings) as port,
+            serving(
+                self.index, access, host=self.host, port=self.port, settings=settings, model=self.model
+            ) as port,
         ):
             name = f"[{self.host}]" if ":" in self.host else self.host
             # Behind the #, where browsers keep it to themselves.

@@ -123,6 +123,7 @@ def index(
                 f"{path} is of this very model and hop already; leave --beside out to bring it up to date"
             )
         target = create_index_beside(path, embedder, hop_seconds=hop)
+        target.right = old.right
         target.remove_orphans()
         return _crawl(target, roots, options, replaces=old, progress=progress)
 

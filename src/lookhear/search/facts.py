@@ -2,20 +2,21 @@
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 from lookhear.config import from_dict, to_dict
 from lookhear.errors import ConfigError, IndexStateError
-from lookhear.search.bucket import Place, remove_all, replace
+from lookhear.search.bucket import Place, remove_all, replace, write_whole
 from lookhear.search.lease import is_trace_of_writer
 
 FORMAT = 1
 NEAREST = 10
 _FACTS_NAME = "index.json"
 _NEXT_NAME = "index.next.json"
+_TABLES = "tables"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,7 @@ class IndexFacts:
     """E"""
     libraries: tuple[str, ...] = ()
     """the folders that were indexed, as absolute paths"""
-    tables: str = "tables"
+    tables: str = _TABLES
     """the folder of the tables, inside the index"""
     approximate: Approximate | None = None
     """how it is searched where it is too large for an exact search"""
@@ -93,15 +94,8 @@ def read_facts(path: Place, *, is_next: bool = False) -> IndexFacts:
 
 def write_facts(path: Place, facts: IndexFacts, *, is_next: bool = False) -> None:
     """Writes index.json, whole or not at all. Raises IndexStateError where that is not possible."""
-    name = _NEXT_NAME if is_next else _FACTS_NAME
-    new = path / f"{name}.{os.getpid()}.tmp"
     with _changing(path):
-        try:
-            new.write_bytes(json.dumps(to_dict(facts), indent=2).encode())
-            replace(new, path / name)
-        finally:
-            with contextlib.suppress(OSError):
-                new.unlink(missing_ok=True)
+        write_whole(path / (_NEXT_NAME if is_next else _FACTS_NAME), json.dumps(to_dict(facts), indent=2).encode())
 
 
 def make_place(path: Place) -> None:
@@ -109,7 +103,9 @@ def make_place(path: Place) -> None:
     with _changing(path):
         if path.exists() and not path.is_dir():
             raise IndexStateError(f"{path} is a file; an index needs a folder (--index DIR)")
-        if path.is_dir() and any(entry.suffix != ".tmp" and not is_trace_of_writer(entry) for entry in path.iterdir()):
+        if path.is_dir() and any(
+            not entry.name.endswith(".tmp") and not is_trace_of_writer(entry) for entry in path.iterdir()
+        ):
             raise IndexStateError(f"{path} is not an index and is not empty; choose another folder (--index DIR)")
         path.mkdir(parents=True, exist_ok=True)
 
@@ -136,6 +132,11 @@ def drop_next(path: Place) -> None:
         (path / _NEXT_NAME).unlink(missing_ok=True)
 
 
+def new_tables() -> str:
+    """A name for new tables that none had before: what machines keep for searches goes by it."""
+    return f"{_TABLES}-{uuid4().hex[:8]}"
+
+
 def drop_tables(path: Place, name: str) -> None:
     """Deletes the folder `name` of tables that no facts name any more."""
     try:
@@ -151,9 +152,12 @@ def drop_strays(path: Place) -> None:
     """Deletes the tables that no facts name: those that were replaced, or left behind by a killed process."""
     named = {read_facts(path).tables}
     if has_next(path):
-        named.add(read_facts(path, is_next=True).tables)
-    for folder in path.glob("tables*"):
-        if folder.name not in named and folder.is_dir():
+        begun = read_facts(path, is_next=True).tables
+        if begun in named:  # killed in a bucket while it took the place of the other one
+            drop_next(path)
+        named.add(begun)
+    for folder in path.iterdir():
+        if folder.name.startswith(_TABLES) and folder.name not in named and folder.is_dir():
             with contextlib.suppress(OSError):  # what cannot go now goes the next time
                 remove_all(folder)
 

@@ -49,6 +49,7 @@ def forget(paths: Sequence[str | Path], *, index_path: str | Place = "lookhear.i
         stay = {row.file_id for row in before if row.num_moments and not _is_in(row.full_path, named)}
         if has_next(target.path):  # first, so that the index knows what is to be forgotten until all of it is
             beside = Index(target.path, is_next=True)
+            beside.right = target.right
             _erase(beside, [row for row in beside.files() if _is_in(row.full_path, named)], named)
         _erase(target, rows, named)
     moments = {row.file_id: row.num_moments for row in rows if row.file_id not in stay}

@@ -46,7 +46,7 @@ def right_to_write(place: Place) -> Iterator[Right]:
             yield lease
     else:
         with only_writer(place, IndexStateError):
-            yield _Lasting()
+            yield LASTING
 
 
 def is_trace_of_writer(place: Place) -> bool:
@@ -59,6 +59,9 @@ class _Lasting:
         """Nothing: what the system holds is not lost."""
 
 
+LASTING = _Lasting()
+
+
 class _Lease:
     def __init__(self, place: BucketPath) -> None:
         self._place = place
@@ -67,11 +70,11 @@ class _Lease:
         self._released = threading.Event()
 
     def check(self) -> None:
-        """Raises IndexStateError where the lease could not be renewed in time."""
+        """Raises IndexStateError where the lease could not be renewed in time, or another process has it."""
         if time.time() >= self._until:
             raise IndexStateError(
-                f"the right to write to {self._place} was lost, for the bucket could not be reached for "
-                f"{LEASE_SECONDS:.0f} s; run the same command again, what was complete is in the index"
+                f"the right to write to {self._place} was lost: for {LEASE_SECONDS:.0f} s the bucket could not be "
+                "reached, or this process stood still; run the same command again, what was complete is in the index"
             )
 
     @contextlib.contextmanager
@@ -86,26 +89,28 @@ class _Lease:
         finally:
             self._released.set()
             renewing.join()
-            with contextlib.suppress(Exception):  # it ends by itself
-                self._say(table, self._owner, 0.0)
+            with contextlib.suppress(Exception):  # a later writer does it
                 table.optimize(cleanup_older_than=_KEEP)
+            with contextlib.suppress(Exception):  # it ends by itself
+                self._say(table, before=self._owner, until=0.0)
 
     def _take(self) -> Any:
-        import pyarrow as pa
-
         connection = connect(self._place)
-        free = pa.table({"owner": [""], "until": [0.0], "who": [""]})
-        with contextlib.suppress(ValueError):  # it is there
-            connection.create_table(_TABLE, free, mode="create")
-        table = connection.open_table(_TABLE)
+        try:
+            table = connection.open_table(_TABLE)
+        except ValueError:  # there is none yet; others may be making it at this moment
+            free = [{"owner": "", "until": 0.0, "who": ""}]
+            with contextlib.suppress(ValueError, RuntimeError):
+                connection.create_table(_TABLE, free, mode="create")
+            table = connection.open_table(_TABLE)
         before = table.to_arrow().to_pylist()[0]
         if before["until"] > time.time():
             raise IndexStateError(
                 f"another process ({before['who']}) is writing to {self._place}; wait until it is done, then run the "
                 f"same command again; if it was killed, it is forgotten in {LEASE_SECONDS:.0f} s at most"
             )
-        self._say(table, before["owner"], time.time() + LEASE_SECONDS)
-        if table.to_arrow().to_pylist()[0]["owner"] != self._owner:
+        self._say(table, before=before["owner"], until=time.time() + LEASE_SECONDS)
+        if not self._until:
             raise IndexStateError(
                 f"another process has just begun to write to {self._place}; wait until it is done, then run the same "
                 "command again"
@@ -115,10 +120,10 @@ class _Lease:
     def _renew(self, table: Any) -> None:
         while not self._released.wait(LEASE_SECONDS / 4):
             with contextlib.suppress(Exception):  # what the next try does not mend, `check` says
-                self._say(table, self._owner, time.time() + LEASE_SECONDS)
+                self._say(table, before=self._owner, until=time.time() + LEASE_SECONDS)
 
-    def _say(self, table: Any, before: str, until: float) -> None:
-        """Writes this owner in the place of the one before, if that is still there."""
+    def _say(self, table: Any, *, before: str, until: float) -> None:
+        """Writes this owner in the place of the one before; where that is not there any more, the right is lost."""
         values = {"owner": self._owner, "until": until, "who": f"{socket.gethostname()}, process {os.getpid()}"}
-        table.update(where=f"owner = '{before}'", values=values)
-        self._until = until
+        done = table.update(where=f"owner = '{before}'", values=values)
+        self._until = until if done.rows_updated else 0.0

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from lookhear.errors import IndexStateError
-from lookhear.search.bucket import Place
+from lookhear.search.bucket import BucketPath, Place, refusal
 from lookhear.search.library import Modality, Vectors
 
 COLUMNS: dict[Modality, str] = {"sound": "audio", "picture": "visual"}
@@ -49,6 +49,8 @@ def telling(path: Place) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(path, BucketPath) and (why := refusal(str(error))):
+            raise IndexStateError(f"cannot use {path}: {why}; what was complete is in the index") from error
         raise IndexStateError(
             f"cannot use {path}: {_reason(error)}; mend that and run the same command again, what was complete is in "
             "the index; if it stays so the index is damaged, so make another one (--index DIR)"

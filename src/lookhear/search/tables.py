@@ -1,6 +1,6 @@
 """The tables of an index: `files`, a row for every media file found; `moments`, a row for every model window.
 
-This is the only file that imports LanceDB (and its pyarrow), when a table is first touched.
+This is the only file that imports LanceDB, when a table is first touched.
 """
 
 import datetime
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lookhear.search.bucket import BucketPath, Place
+from lookhear.search.bucket import ENDPOINT_VARIABLE, BucketPath, Place
 from lookhear.search.library import Library, LibraryFile
 from lookhear.search.snapshot import Snapshot, told, vectors_of
 
@@ -60,7 +60,7 @@ def connect(place: Place) -> Any:
     import lancedb
 
     # A server of one's own may speak plain HTTP.
-    plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
+    plain = os.environ.get(ENDPOINT_VARIABLE, "").startswith("http://")
     options = {"allow_http": "true"} if plain and isinstance(place, BucketPath) else None
     return lancedb.connect(str(place), read_consistency_interval=datetime.timedelta(0), storage_options=options)
 
