@@ -45,6 +45,7 @@ DOORS = {
     "opentimelineio": {"search/timeline.py"},
     "torch.distributed": {"distributed.py"},
     "lancedb": {"search/tables.py"},
+    "pyarrow": {"search/tables.py", "search/bucket.py"},
     "pandas": {"search/query.py"},
     "huggingface_hub": {"hub.py"},
     "ray": {"data/cluster.py"},

@@ -194,4 +194,4 @@ def test_no_cosine_is_off_by_more_than_is_said(tmp_path: Path, is_fast: bool, mo
 
 
 def test_an_empty_table_has_an_empty_matrix(tmp_path: Path) -> None:
-    assert len(open_matrix(Tables(tmp_path / "tables", WIDTH).snapshot(), tmp_path / ROOM).rows) == 0
+    assert len(open_matrix(Tables(tmp_path / "tables", WIDTH).snapshot(), [tmp_path / ROOM]).rows) == 0

@@ -89,7 +89,8 @@ def test_a_full_disk_ends_in_a_sentence_and_a_true_index(
     with failing(monkeypatch, (name,), error), pytest.raises(IndexStateError) as told:
         crawl("index")
     said = str(told.value)
-    assert said.startswith(f"cannot use {made / 'index' / 'tables'}: No space left on device; mend that and run")
+    tables = made / "index" / Index(made / "index").facts.tables
+    assert said.startswith(f"cannot use {tables}: No space left on device; mend that and run")
     assert "\n" not in said
     contents(made / "index")
     crawl("index")

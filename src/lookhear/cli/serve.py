@@ -71,9 +71,7 @@ class Serve:
         )
         with (
             stop_on_signals() as stop,
-            serving(
-                self.index, access, host=self.host, port=self.port, settings=settings, model=self.model
-            ) as port,
+            serving(self.index, access, host=self.host, port=self.port, settings=settings, model=self.model) as port,
         ):
             name = f"[{self.host}]" if ":" in self.host else self.host
             # Behind the #, where browsers keep it to themselves.
