@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "recipes": {"training", "tasks", "objectives", "models", "data", "media", "embedder", "device", "distributed"},
     "search": {"embedder", "tasks", "data", "media"},
     "serve": {"search", "embedder", "tasks", "data", "media"},
+    "mcp_server": {"serve", "search", "embedder", "tasks", "media"},
 }
 # These may import everything, lazily.
 TOP = {"__init__", "__main__", "cli", "console", "bench", "demo", "demo_page", "report", "doctor", "study"}
@@ -56,7 +57,8 @@ DOORS = {
     "wandb": {"training/loggers.py"},
     "fastapi": {"serve"},
     "starlette": {"serve"},
-    "pydantic": {"serve/schemas.py"},
+    "pydantic": {"serve/schemas.py", "mcp_server.py"},
+    "mcp": {"mcp_server.py"},
     "uvicorn": {"serve/server.py"},
 }
 # These rooms run on a training machine that has torch, numpy and safetensors and nothing else.

@@ -248,7 +248,9 @@ class Archive:
         if filters == schemas.Filters():
             return None
         if filters.folder is not None and filters.folder not in self.catalogue().shown_folders:
-            raise UnknownFileError(f"the library has no folder {filters.folder}; GET /api/folders lists them")
+            raise UnknownFileError(
+                f"the library has no folder {filters.folder}; name one of its own, as they are listed"
+            )
         return Where(
             folder=None if filters.folder is None else Path(self.catalogue().shown_folders[filters.folder]),
             name=filters.name or None,
