@@ -21,16 +21,19 @@ pytest.importorskip("mcp")
 
 from mcp import Client, StdioServerParameters
 
-from lookhear import cli
+from lookhear import cli, mcp_server
+from lookhear.embedder import Embedder
 from lookhear.errors import UserError
 from lookhear.mcp_server import Assistant, make_server, run
 from lookhear.search.crawl import index
+from lookhear.search.filters import Where
 from lookhear.search.forget import forget
 from lookhear.search.index import Index
 from lookhear.serve.archive import Archive
 from lookhear.serve.settings import ServeSettings
 from lookhear.serve.work import Workshop
-from tiny_embedder import make_clip, save_tiny
+from lookhear.tasks.labels.moments import classify
+from tiny_embedder import classifier_embedder, make_clip, save_tiny
 
 Call = Callable[..., Any]
 
@@ -61,11 +64,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return found
 
 
-def calling(index_path: Path, *folders: Path) -> Iterator[Call]:
+def calling(index_path: Path, *folders: Path, model: Embedder | None = None) -> Iterator[Call]:
     """A function that calls a tool by a client in this process."""
     settings = ServeSettings(workers=0)
     with Workshop(settings) as workshop:
-        server = make_server(Assistant(Archive(index_path, settings), workshop, folders=folders))
+        server = make_server(Assistant(Archive(index_path, settings, model=model), workshop, folders=folders))
 
         def call(name: str, **arguments: Any) -> Any:
             async def ask() -> Any:
@@ -114,8 +117,6 @@ def test_a_clip_finds_its_moment(made: Made, call: Call) -> None:
 
 def test_a_moment_and_filters_answer_as_the_index_does(made: Made, call: Call) -> None:
     found = answered(call("search", like=["day2/clip2.mp4@1.5"], within="sound", filters={"name": "clip*"}))
-    from lookhear.search.filters import Where
-
     hits = Index(made.index).search(like="day2/clip2.mp4@1.5", within="sound", where=Where(name="clip*"))
     assert [(hit["path"], hit["peak_seconds"]) for hit in found["hits"]] == [
         (hit.path, hit.peak_seconds) for hit in hits
@@ -145,7 +146,7 @@ def test_nothing_here_is_a_sentence(call: Call, arguments: dict[str, Any], answe
         ({"like": ["clip1.mp4"]}, "names no moment; write FILE@SECONDS"),
         ({"like": ["clip1.mp4@99"]}, "there is nothing at 99 s"),
         ({"like": ["nowhere.mp4@1"]}, "the library has no file nowhere.mp4"),
-        ({"like": ["clip0.mp4@1"]}, "2 files are named clip0.mp4"),
+        ({"like": ["clip0.mp4@1"]}, "2 files of the library are named clip0.mp4"),
         ({"like": ["broken.mp4@1"]}, "'broken.mp4' has no moments"),
         ({"like": ["@1"]}, "names no moment"),
         ({"like": ["\0@1"]}, "the library has no file"),
@@ -155,7 +156,7 @@ def test_nothing_here_is_a_sentence(call: Call, arguments: dict[str, Any], answe
         ({"like": ["clip1.mp4@1"], "filters": {"folder": "/nowhere"}}, "the library has no folder /nowhere"),
         ({"like": ["clip1.mp4@1"], "colour": "red"}, "search has no argument colour; it has sound, picture, clip"),
         ({"like": 3}, "like: Input should be a valid"),
-        ({"clip": ["example.mp4"]}, "the library has no file example.mp4; other examples are read from folders"),
+        ({"clip": ["example.mp4"]}, "the library has no file example.mp4; give its path"),
         ({"sound": ["broken.mp4"]}, "'broken.mp4' has no moments"),
     ],
 )
@@ -229,7 +230,7 @@ def test_a_heat_map_is_a_picture_and_a_place(made: Made, call: Call) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ({"file": "clip1.mp4", "at_seconds": 99.0}, "it has nothing at 99 s"),
+        ({"file": "clip1.mp4", "at_seconds": 99.0}, "has nothing at 99 s; it goes from 0 to 3 s"),
         ({"file": "clip1.mp4", "at_seconds": -1.0}, "has nothing at -1 s"),
         ({"file": "sound.m4a", "at_seconds": 1.0}, "there is no picture at 1.00 s"),
         ({"file": "clip1.mp4"}, "at_seconds: Field required"),
@@ -272,18 +273,20 @@ def test_a_file_is_described(made: Made, call: Call) -> None:
     assert "has no file" in refused(call("describe", file="nowhere.mp4"))
 
 
-def test_events_are_named_where_the_model_names_them(made: Made, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lookhear import mcp_server
-    from lookhear.tasks.labels.moments import LabelledMoment
-
-    bark = LabelledMoment(label="bark", start_seconds=0.5, end_seconds=1.0, peak_seconds=0.75, score=0.9)
-    monkeypatch.setattr(mcp_server, "classify", lambda path, model: [bark])
-    monkeypatch.setattr("lookhear.embedder.Embedder.labels", ("bark", "meow"), raising=False)
-    for ask in calling(made.index):
-        archive_embedder = Archive(made.index, ServeSettings(workers=0)).embedder()
-        assert not archive_embedder.labels
-        del ask
-    assert answered(call("describe", file="sound.m4a"))["file"]["labels"] == []
+def test_events_are_named_where_the_model_names_them(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder = classifier_embedder(("bark", "meow"))
+    index([made.library], model=embedder, index_path=tmp_path / "index", workers=0)
+    for ask in calling(tmp_path / "index", model=embedder):
+        assert answered(ask("describe"))["index"]["labels"] == 2
+        labels = answered(ask("describe", file="clip1.mp4"))["file"]["labels"]
+        assert labels == [vars(moment) for moment in classify(made.library / "day1" / "clip1.mp4", model=embedder)]
+        assert {label["label"] for label in labels} <= {"bark", "meow"}
+        monkeypatch.setattr(mcp_server, "MAX_LABELLED_SECONDS", 1.0)
+        found = answered(ask("describe", file="clip1.mp4"))
+        assert found["file"]["labels"] == []
+        assert "longer than 1 s" in found["answer"]
 
 
 def test_an_index_that_changes_meanwhile(made: Made, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class _Page:
 class Archive:
     """An index that is asked from several threads, while other processes may write to it."""
 
-    def __init__(self, index_path: str | Path, settings: ServeSettings, *, model: str | None = None) -> None:
+    def __init__(self, index_path: str | Path, settings: ServeSettings, *, model: str | Embedder | None = None) -> None:
         self.index = Index(index_path, model=model)
         self.settings = settings
         self.examples = Examples(settings)
