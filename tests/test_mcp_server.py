@@ -8,6 +8,8 @@ import base64
 import io
 import json
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -353,3 +355,22 @@ def test_a_process_speaks_the_protocol_alone_on_stdout(made: Made, tmp_path: Pat
     assert placed.content[1].type == "image"
     assert "cannot be used" in refused(wrong)
     assert strangers == []
+
+
+@pytest.mark.ci
+@pytest.mark.skipif(os.name == "nt", reason="signals are other ones there")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_while_it_waits_for_a_line(made: Made, tmp_path: Path, number: signal.Signals) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp_path)}
+    words = [sys.executable, "-m", "lookhear", "mcp", "--index", str(made.index), "--workers", "1"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        who = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+        process.stdin.write(json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": who}) + "\n")
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["result"]["serverInfo"]["name"] == "lookhear"
+        assert list(tmp_path.glob("lookhear-serve-*"))
+        process.send_signal(number)
+        assert process.wait(30) == 128 + number
+    assert not list(tmp_path.glob("lookhear-serve-*"))

@@ -9,8 +9,13 @@ The only place that knows the package `mcp`, which keeps stdout for the protocol
 
 import base64
 import io
-from collections.abc import Sequence
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -422,7 +427,7 @@ def run(
     calibration: Path | None = None,
     settings: ServeSettings | None = None,
 ) -> None:
-    """Serves an index on stdin and stdout until stdin ends.
+    """Serves an index on stdin and stdout until stdin ends, or a signal comes.
 
     `model` is used for queries; without it the checkpoint that the index names. Raises IndexStateError without an
     index, UserError for a folder that is none.
@@ -432,5 +437,25 @@ def run(
             raise UserError(f"{folder} is no folder; name folders whose files may be examples")
     settings = settings or ServeSettings()
     archive = Archive(index_path, settings, model=model)
-    with Workshop(settings) as workshop:
+    with Workshop(settings) as workshop, _ending_on_signals(workshop):
         make_server(Assistant(archive, workshop, folders=folders, calibration=calibration)).run("stdio")
+
+
+@contextmanager
+def _ending_on_signals(workshop: Workshop) -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM stop the decoding processes, remove what they left, and end this process at once: a
+    thread that waits for a line of stdin cannot be called back."""
+
+    def end(number: int) -> None:
+        workshop.close()
+        os._exit(128 + number)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        threading.Thread(target=end, args=(number,), daemon=True).start()  # this one may hold what `close` waits for
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
