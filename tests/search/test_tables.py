@@ -116,9 +116,7 @@ def test_tables_that_cannot_be_deleted_are_named(made: Path, monkeypatch: pytest
 
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "rmtree", stuck)
-        with pytest.raises(
-            IndexStateError, match=r"cannot delete .*tables-\w+: Permission denied; .* on the disk"
-        ):
+        with pytest.raises(IndexStateError, match=r"cannot delete .*tables-\w+: Permission denied; .* on the disk"):
             forget([made / "media" / "clip2.mp4"], index_path=made / "index")
     assert [row.path for row in contents(made / "index").rows] == ["clip0.mp4", "clip1.mp4"]
     forget([made / "media" / "clip1.mp4"], index_path=made / "index")

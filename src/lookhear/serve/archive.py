@@ -249,7 +249,7 @@ class Archive:
             return None
         if filters.folder is not None and filters.folder not in self.catalogue().shown_folders:
             raise UnknownFileError(
-                f"the library has no folder {filters.folder}; name one of its own, as they are listed"
+                f"the library has no folder {filters.folder}; give one of its own (GET /api/folders)"
             )
         return Where(
             folder=None if filters.folder is None else Path(self.catalogue().shown_folders[filters.folder]),
