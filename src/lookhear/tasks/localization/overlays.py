@@ -191,9 +191,7 @@ def _write_video(
     )
 
 
-def _painted(
-    embedder: "Embedder", info: "MediaInfo", found: list[Located], end_seconds: float
-) -> Iterator[np.ndarray]:
+def _painted(embedder: "Embedder", info: "MediaInfo", found: list[Located], end_seconds: float) -> Iterator[np.ndarray]:
     """Frames (H, W, 3) of the stretch, read a second at a time."""
     from lookhear.media.clip import ClipRequest
     from lookhear.media.decode import open_media
