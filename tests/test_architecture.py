@@ -15,12 +15,13 @@ SOURCE = Path(__file__).parent.parent / "src" / "lookhear"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 # Everyone may import these.
-GROUND = {"errors", "config", "progress"}
+GROUND = {"errors", "config", "progress", "cache"}
 # Room -> the rooms that it may import (besides itself and the ground).
 MAY_IMPORT = {
     "errors": set(),
     "config": set(),
     "progress": set(),
+    "cache": set(),
     "media": set(),
     "data": {"media"},
     "models": set(),
@@ -34,6 +35,7 @@ MAY_IMPORT = {
     "recipes": {"training", "tasks", "objectives", "models", "data", "media", "embedder", "device", "distributed"},
     "search": {"embedder", "tasks", "data", "media"},
     "serve": {"search", "embedder", "tasks", "data", "media"},
+    "mcp_server": {"serve", "search", "embedder", "tasks", "media"},
 }
 # These may import everything, lazily.
 TOP = {"__init__", "__main__", "cli", "console", "bench", "demo", "demo_page", "report", "doctor", "study"}
@@ -45,6 +47,7 @@ DOORS = {
     "opentimelineio": {"search/timeline.py"},
     "torch.distributed": {"distributed.py"},
     "lancedb": {"search/tables.py"},
+    "pyarrow": {"search/tables.py", "search/bucket.py"},
     "pandas": {"search/query.py"},
     "huggingface_hub": {"hub.py"},
     "ray": {"data/cluster.py"},
@@ -55,7 +58,8 @@ DOORS = {
     "wandb": {"training/loggers.py"},
     "fastapi": {"serve"},
     "starlette": {"serve"},
-    "pydantic": {"serve/schemas.py"},
+    "pydantic": {"serve/schemas.py", "mcp_server.py"},
+    "mcp": {"mcp_server.py"},
     "uvicorn": {"serve/server.py"},
 }
 # These rooms run on a training machine that has torch, numpy and safetensors and nothing else.

@@ -505,14 +505,14 @@ def test_beside_takes_the_folders_that_came_while_it_waited(
     crawl(media, embedder)
     make_clip(tmp_path / "more" / "late.mp4", 30)
     target = media.parent / "index"
-    lock = indexing.only_writer
+    lock = indexing.right_to_write
 
     def late(*arguments: object) -> AbstractContextManager[None]:
-        monkeypatch.setattr(indexing, "only_writer", lock)
+        monkeypatch.setattr(indexing, "right_to_write", lock)
         index([tmp_path / "more"], model=embedder, index_path=target, workers=0)
         return lock(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(indexing, "only_writer", late)
+    monkeypatch.setattr(indexing, "right_to_write", late)
     summary = index([], model=tiny_embedder(tmp_path, 7), index_path=target, beside=True, workers=0)
     assert summary.files == 8
     assert "late.mp4" in by_path(media)

@@ -51,7 +51,7 @@ def test_every_way_to_search_gives_the_same_hits(
     scanned = Index(where)
     assert isinstance(scanned.library(), ScannedLibrary)
     assert places(scanned.search(**asked)) == places(hits)  # type: ignore[arg-type]
-    assert list((where / "tables" / "matrix").glob("*.bf16"))
+    assert list((where / Index(where).facts.tables / "matrix").glob("*.bf16"))
     summary = crawl([media], index_path=where, workers=0, exact_moments=5)
     assert summary.approximate is not None
     assert summary.approximate.moments == summary.moments

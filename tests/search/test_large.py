@@ -26,8 +26,8 @@ def store(library: Library, path: Path) -> Tables:
     return tables
 
 
-def large(library: Library, tables: Tables, folder: Path | None = None) -> LargeLibrary:
-    return scanned_library(library.files, tables.snapshot(), folder, window_seconds=WINDOW, hop_seconds=HOP)
+def large(library: Library, tables: Tables, *folders: Path) -> LargeLibrary:
+    return scanned_library(library.files, tables.snapshot(), folders, window_seconds=WINDOW, hop_seconds=HOP)
 
 
 def both(library: Library, other: LargeLibrary, query: Query | list[Query], **options: object) -> tuple[list, list]:

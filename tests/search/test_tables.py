@@ -89,7 +89,8 @@ def test_a_full_disk_ends_in_a_sentence_and_a_true_index(
     with failing(monkeypatch, (name,), error), pytest.raises(IndexStateError) as told:
         crawl("index")
     said = str(told.value)
-    assert said.startswith(f"cannot use {made / 'index' / 'tables'}: No space left on device; mend that and run")
+    tables = made / "index" / Index(made / "index").facts.tables
+    assert said.startswith(f"cannot use {tables}: No space left on device; mend that and run")
     assert "\n" not in said
     contents(made / "index")
     crawl("index")
@@ -115,7 +116,7 @@ def test_tables_that_cannot_be_deleted_are_named(made: Path, monkeypatch: pytest
 
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "rmtree", stuck)
-        with pytest.raises(IndexStateError, match=r"cannot delete .*tables: Permission denied; .* still on the disk"):
+        with pytest.raises(IndexStateError, match=r"cannot delete .*tables-\w+: Permission denied; .* on the disk"):
             forget([made / "media" / "clip2.mp4"], index_path=made / "index")
     assert [row.path for row in contents(made / "index").rows] == ["clip0.mp4", "clip1.mp4"]
     forget([made / "media" / "clip1.mp4"], index_path=made / "index")
@@ -145,7 +146,7 @@ def test_a_read_only_index_is_searched_and_not_written(
         assert [line.partition(": ")[2] for line in said] == 2 * [
             f"cannot write {made / 'index'}: Read-only file system; mend that and try again"
         ]
-        with pytest.raises(IndexStateError, match=r"tables: Read-only file system; mend that"):
+        with pytest.raises(IndexStateError, match=r"tables-\w+: Read-only file system; mend that"):
             found.write(found.files())
 
 
@@ -162,12 +163,13 @@ def _overwrite(path: Path) -> None:
 def test_a_damaged_table_is_named(
     made: Path, capsys: pytest.CaptureFixture[str], table: str, damage: Callable[[Path], None]
 ) -> None:
-    for path in (made / "index" / "tables" / f"{table}.lance" / "data").iterdir():
+    tables = made / "index" / Index(made / "index").facts.tables
+    for path in (tables / f"{table}.lance" / "data").iterdir():
         damage(path)
     assert cli.main(["search", "--index", str(made / "index"), "--like", "clip2.mp4@0.5"]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith(f"lookhear: cannot use {made / 'index' / 'tables'}: ")
+    assert printed.err.startswith(f"lookhear: cannot use {tables}: ")
     assert printed.err.count("\n") == 1
     assert "make another one (--index DIR)" in printed.err
     assert ".rs:" not in printed.err

@@ -133,11 +133,12 @@ class _Bench:
     def run(self, *, approximate: bool) -> SearchBench:
         self._make()
         index = Index(self.place)
+        tables = self.place / index.facts.tables
         if index.facts.approximate is not None:  # kept from a run before
             self._keep(None)
         asked = questions(self.vectors, self.width, self.queries)
         self._say("exact: matrix")
-        built = self._built("exact", lambda: _bytes_of(self.place / "tables" / "matrix"))
+        built = self._built("exact", lambda: _bytes_of(tables / "matrix"))
         self._say("exact: what is right")
         truth = _truth(index, asked)
         self._say("exact: searches")
@@ -146,7 +147,7 @@ class _Bench:
         approximate_figures = first_approximate = None
         if approximate:
             self._say("approximate: index of neighbours")
-            built = self._built("approximate", lambda: _bytes_of(self.place / "tables" / "moments.lance" / "_indices"))
+            built = self._built("approximate", lambda: _bytes_of(tables / "moments.lance" / "_indices"))
             self._keep(built["facts"])
             self._say("approximate: searches")
             approximate_figures = self._figures(index, asked, truth, built)
@@ -157,7 +158,7 @@ class _Bench:
             width=self.width,
             queries=self.queries,
             threads=torch.get_num_threads(),
-            table_bytes=_bytes_of(self.place / "tables" / "moments.lance" / "data"),
+            table_bytes=_bytes_of(tables / "moments.lance" / "data"),
             cosine_first=truth.cosines[0],
             cosine_tenth=truth.cosines[1],
             cosine_hundredth=truth.cosines[2],

@@ -21,7 +21,7 @@ from lookhear.cli.machine import Demo, Doctor
 from lookhear.cli.media import Inpaint, Localize
 from lookhear.cli.models import Models
 from lookhear.cli.search import Forget, IndexFolders, Search, Status
-from lookhear.cli.serve import Serve
+from lookhear.cli.serve import Mcp, Serve
 from lookhear.cli.study import Study
 from lookhear.cli.train import Finetune, Pretrain, Report
 from lookhear.console import finish, out, prepare_streams, say
@@ -43,6 +43,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "inpaint": Inpaint,
     "status": Status,
     "serve": Serve,
+    "mcp": Mcp,
     "models": Models,
     "bench": Bench,
     "study": Study,

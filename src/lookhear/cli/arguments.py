@@ -7,6 +7,7 @@ import tyro
 
 from lookhear.errors import UserError
 
+IndexPlace = Annotated[str, tyro.conf.arg(metavar="DIR")]
 Set = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="NAME=VALUE"), tyro.conf.UseAppendAction]
 
 

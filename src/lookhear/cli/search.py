@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from lookhear.cli.arguments import IndexPlace
 from lookhear.cli.signals import stop_on_signals
 from lookhear.config import to_dict
 from lookhear.console import print_record, print_rows, say, show_progress
@@ -25,8 +26,8 @@ class IndexFolders:
     """One folder or several; with --beside those of the index are added."""
     model: str | None = None
     """A checkpoint or a run folder. An index remembers its model."""
-    index: Path = Path("lookhear.index")
-    """Where the index lies."""
+    index: IndexPlace = "lookhear.index"
+    """Where the index lies: a folder, or s3://BUCKET/FOLDER."""
     beside: bool = False
     """Make an index of another --model or --hop beside the one that exists, which it replaces when it is complete."""
     hop: float | None = None
@@ -110,8 +111,8 @@ class Forget:
 
     paths: tyro.conf.Positional[tuple[Path, ...]]
     """Files or folders; they need not exist any more."""
-    index: Path = Path("lookhear.index")
-    """Where the index lies."""
+    index: IndexPlace = "lookhear.index"
+    """Where the index lies: a folder, or s3://BUCKET/FOLDER."""
     json: bool = False
     """Print the summary as JSON."""
 
@@ -142,8 +143,10 @@ class Search:
     """Counter-examples that are videos."""
     not_like: tuple[str, ...] = ()
     """Counter-examples that are moments of indexed files."""
-    index: Path = Path("lookhear.index")
-    """Where the index lies."""
+    index: IndexPlace = "lookhear.index"
+    """Where the index lies: a folder, or s3://BUCKET/FOLDER."""
+    model: str | None = None
+    """The checkpoint that made the index, where it does not lie as it did on the machine that made it."""
     within: Annotated[Literal["sound", "picture", "both"], tyro.conf.arg(name="in")] = "both"
     """What of the library is compared: its sound, its pictures, or both."""
     balance: float = 0.5
@@ -192,7 +195,7 @@ class Search:
             raise UserError(f"--json and --format {self.format} are two formats; leave one of them out")
         if self.exact and self.cut is None:
             raise UserError("--exact says how clips are cut; name a folder for them with --cut")
-        index = Index(self.index)
+        index = Index(self.index, model=self.model)
         libraries = index.facts.libraries
         for file in (self.out, self.sheet):  # before the search, which takes longer
             if file is not None:
@@ -265,8 +268,8 @@ class Search:
 class Status:
     """What an index holds: files by status, moments, its model, and the files that were skipped and why."""
 
-    index: Path = Path("lookhear.index")
-    """Where the index lies."""
+    index: IndexPlace = "lookhear.index"
+    """Where the index lies: a folder, or s3://BUCKET/FOLDER."""
     files: bool = False
     """Print a line for every file instead of the summary."""
     json: bool = False

@@ -1,10 +1,11 @@
-"""An index in a browser."""
+"""An index in a browser, and for assistants."""
 
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from lookhear.cli.arguments import IndexPlace
 from lookhear.cli.signals import stop_on_signals
 from lookhear.console import out, say
 from lookhear.errors import UserError
@@ -16,8 +17,10 @@ TOKEN_VARIABLE = "LOOKHEAR_TOKEN"
 class Serve:
     """Search an index in the browser, and by a JSON API. Prints the address; Ctrl-C ends it."""
 
-    index: Path = Path("lookhear.index")
-    """Where the index lies."""
+    index: IndexPlace = "lookhear.index"
+    """Where the index lies: a folder, or s3://BUCKET/FOLDER."""
+    model: str | None = None
+    """The checkpoint that made the index, where it does not lie as it did on the machine that made it."""
     host: str = "127.0.0.1"
     """The address to listen on; 0.0.0.0 is every one, and then a token is wanted."""
     port: int = 8710
@@ -68,7 +71,7 @@ class Serve:
         )
         with (
             stop_on_signals() as stop,
-            serving(self.index, access, host=self.host, port=self.port, settings=settings) as port,
+            serving(self.index, access, host=self.host, port=self.port, settings=settings, model=self.model) as port,
         ):
             name = f"[{self.host}]" if ":" in self.host else self.host
             # Behind the #, where browsers keep it to themselves.
@@ -79,3 +82,42 @@ class Serve:
                 pass
         say("lookhear: the server has stopped")
         return stop.exit_code
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mcp:
+    """Let an assistant search an index, by the Model Context Protocol on stdin and stdout."""
+
+    index: IndexPlace = "lookhear.index"
+    """Where the index lies: a folder, or s3://BUCKET/FOLDER."""
+    model: str | None = None
+    """The checkpoint that made the index, where it does not lie as it did on the machine that made it."""
+    examples: tuple[Path, ...] = ()
+    """Folders whose files the assistant may search by, besides the library's own."""
+    calibration: Path | None = None
+    """A file from `evaluate localization --library`: says "no visible source" where sound and picture do not fit."""
+    workers: int = 2
+    """Decoding processes."""
+    time_limit: float = 60.0
+    """Seconds that decoding an example or a moment may take."""
+
+    def run(self) -> None:
+        """Serves until stdin ends."""
+        try:
+            from lookhear import mcp_server
+            from lookhear.serve.settings import ServeSettings
+        except ImportError as error:
+            if (error.name or "").partition(".")[0] not in ("mcp", "mcp_types", "pydantic"):
+                raise
+            raise UserError(
+                f"assistants need {error.name}, which is not installed; run `pip install 'lookhear[mcp]'`"
+            ) from error
+        if self.workers < 1:
+            raise UserError(f"--workers is {self.workers}; decoding needs at least one process")
+        mcp_server.run(
+            self.index,
+            model=self.model,
+            folders=self.examples,
+            calibration=self.calibration,
+            settings=ServeSettings(workers=self.workers, decode_seconds=self.time_limit),
+        )

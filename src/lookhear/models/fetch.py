@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from lookhear import __version__
+from lookhear.cache import cache_folder
 from lookhear.errors import CheckpointError
-from lookhear.models.weights import WEIGHTS, Weights, cache_folder, file_of, known_weights
+from lookhear.models.weights import WEIGHTS, Weights, file_of, known_weights
 from lookhear.progress import Progress, quiet
 
 CHUNK_BYTES = 1 << 20

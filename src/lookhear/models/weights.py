@@ -4,13 +4,13 @@ Sources: the published lists of CAV-MAE (Gong et al., ICLR 2023) and CAV-MAE Syn
 these files was downloaded while this table was written: sizes and hashes are given only where someone stated them.
 """
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lookhear.cache import cache_folder
 from lookhear.config import nearest
 from lookhear.errors import CheckpointError
 from lookhear.models.checkpoint import find_checkpoint
@@ -162,12 +162,6 @@ def known_weights(name: str) -> Weights:
     if name not in WEIGHTS:
         raise CheckpointError(f"no weights are known by the name '{name}'{nearest(name, WEIGHTS)}")
     return WEIGHTS[name]
-
-
-def cache_folder() -> Path:
-    """Where downloaded weights are kept: $LOOKHEAR_CACHE, or .cache/lookhear in the home folder."""
-    chosen = os.environ.get("LOOKHEAR_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "lookhear"
 
 
 def file_of(weights: Weights, folder: Path | None = None) -> Path:

@@ -27,6 +27,7 @@ from lookhear.embedder import Embedder, Embeddings, join_embeddings, load
 from lookhear.errors import ConfigError, IndexStateError
 from lookhear.media.workers import LimitedPool
 from lookhear.progress import Progress, quiet
+from lookhear.search.bucket import Place, place_of
 from lookhear.search.facts import is_index
 from lookhear.search.index import EXACT_MOMENTS, Index, create_index, create_index_beside
 from lookhear.search.summary import CrawlSummary, summarize
@@ -77,7 +78,7 @@ def index(
     folders: Sequence[str | Path],
     *,
     model: "str | Path | Embedder | None" = None,
-    index_path: str | Path = "lookhear.index",
+    index_path: str | Place = "lookhear.index",
     beside: bool = False,
     workers: int = 2,
     hop_seconds: float | None = None,
@@ -108,7 +109,7 @@ def index(
         settle_seconds=settle_seconds,
         exact_moments=exact_moments,
     )
-    path = Path(index_path)
+    path = place_of(index_path)
     if not beside:
         roots = roots_of(folders)
         return crawl(open_index(path, model, hop_seconds), roots, options, progress=progress)
@@ -122,6 +123,7 @@ def index(
                 f"{path} is of this very model and hop already; leave --beside out to bring it up to date"
             )
         target = create_index_beside(path, embedder, hop_seconds=hop)
+        target.right = old.right
         target.remove_orphans()
         return _crawl(target, roots, options, replaces=old, progress=progress)
 
@@ -190,7 +192,7 @@ def _crawl(
     return summarize(target, roots, found, crawling.left)
 
 
-def open_index(path: Path, model: "str | Path | Embedder | None", hop_seconds: float | None) -> Index:
+def open_index(path: Place, model: "str | Path | Embedder | None", hop_seconds: float | None) -> Index:
     """The index at `path`, made if there is none. Raises IndexStateError for another hop than it has."""
     if is_index(path):
         target = Index(path, model=model)

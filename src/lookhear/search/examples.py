@@ -228,7 +228,8 @@ def moment_query(library: AnyLibrary, moment: str | Hit) -> Query:
     if isinstance(moment, Hit):
         name, first, last = moment.path, moment.peak_seconds, moment.peak_seconds
     else:
-        name, first, last = _read_moment(moment)
+        named = read_moment(moment)
+        name, first, last = named.file, named.start_seconds, named.end_seconds
     rank = _rank_of(library, name)
     rows = np.flatnonzero(library.file_rank == rank)
     start, end = library.start_seconds[rows], library.end_seconds[rows]
@@ -258,7 +259,17 @@ def _stored(moments: Library, modality: Modality) -> Windowed | None:
     )
 
 
-def _read_moment(text: str) -> tuple[str, float, float]:
+@dataclass(frozen=True, kw_only=True)
+class NamedMoment:
+    """What `FILE@12.5` or `FILE@12.5-14` says."""
+
+    file: str
+    start_seconds: float
+    end_seconds: float  # the start, where only that was given
+
+
+def read_moment(text: str) -> NamedMoment:
+    """A moment by its name (`moment_query`). Raises IndexStateError for what names none."""
     name, at, times = text.rpartition("@")
     try:
         if not at or not name:
@@ -272,7 +283,7 @@ def _read_moment(text: str) -> tuple[str, float, float]:
         raise IndexStateError(
             f"'{text}' names no moment; write FILE@SECONDS or FILE@START-END, as tape.mp4@12.5 or tape.mp4@1:02-1:05"
         ) from None
-    return name, start, end
+    return NamedMoment(file=name, start_seconds=start, end_seconds=end)
 
 
 def _clock(text: str) -> float:

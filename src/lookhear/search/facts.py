@@ -2,21 +2,21 @@
 
 import contextlib
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from lookhear.config import from_dict, to_dict
-from lookhear.data.lock import LOCK_NAME
 from lookhear.errors import ConfigError, IndexStateError
+from lookhear.search.bucket import Place, remove_all, replace, write_whole
+from lookhear.search.lease import is_trace_of_writer
 
 FORMAT = 1
 NEAREST = 10
 _FACTS_NAME = "index.json"
 _NEXT_NAME = "index.next.json"
+_TABLES = "tables"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +61,13 @@ class IndexFacts:
     """E"""
     libraries: tuple[str, ...] = ()
     """the folders that were indexed, as absolute paths"""
-    tables: str = "tables"
+    tables: str = _TABLES
     """the folder of the tables, inside the index"""
     approximate: Approximate | None = None
     """how it is searched where it is too large for an exact search"""
 
 
-def read_facts(path: Path, *, is_next: bool = False) -> IndexFacts:
+def read_facts(path: Place, *, is_next: bool = False) -> IndexFacts:
     """What index.json of the index at `path` says, or index.next.json, of an index that is made beside it.
 
     Raises IndexStateError where there is none, or one that this version cannot read.
@@ -92,55 +92,55 @@ def read_facts(path: Path, *, is_next: bool = False) -> IndexFacts:
         raise IndexStateError(f"{path / name} is damaged ({error}); make the index again") from None
 
 
-def write_facts(path: Path, facts: IndexFacts, *, is_next: bool = False) -> None:
+def write_facts(path: Place, facts: IndexFacts, *, is_next: bool = False) -> None:
     """Writes index.json, whole or not at all. Raises IndexStateError where that is not possible."""
-    name = _NEXT_NAME if is_next else _FACTS_NAME
-    new = path / f"{name}.{os.getpid()}.tmp"
     with _changing(path):
-        try:
-            new.write_bytes(json.dumps(to_dict(facts), indent=2).encode())
-            new.replace(path / name)
-        finally:
-            with contextlib.suppress(OSError):
-                new.unlink(missing_ok=True)
+        write_whole(path / (_NEXT_NAME if is_next else _FACTS_NAME), json.dumps(to_dict(facts), indent=2).encode())
 
 
-def make_place(path: Path) -> None:
+def make_place(path: Place) -> None:
     """Makes the folder of a new index. Raises IndexStateError unless nothing is there, or an empty folder."""
     with _changing(path):
         if path.exists() and not path.is_dir():
             raise IndexStateError(f"{path} is a file; an index needs a folder (--index DIR)")
-        if path.is_dir() and any(entry.suffix != ".tmp" and entry.name != LOCK_NAME for entry in path.iterdir()):
+        if path.is_dir() and any(
+            not entry.name.endswith(".tmp") and not is_trace_of_writer(entry) for entry in path.iterdir()
+        ):
             raise IndexStateError(f"{path} is not an index and is not empty; choose another folder (--index DIR)")
         path.mkdir(parents=True, exist_ok=True)
 
 
-def is_index(path: Path) -> bool:
+def is_index(path: Place) -> bool:
     """Whether there is an index at `path`, of whatever format."""
     return (path / _FACTS_NAME).exists()
 
 
-def has_next(path: Path) -> bool:
+def has_next(path: Place) -> bool:
     """Whether another index is being made beside this one."""
     return (path / _NEXT_NAME).exists()
 
 
-def switch_to_next(path: Path) -> None:
+def switch_to_next(path: Place) -> None:
     """Makes the index that was made beside this one the index, in one step."""
     with _changing(path):
-        (path / _NEXT_NAME).replace(path / _FACTS_NAME)
+        replace(path / _NEXT_NAME, path / _FACTS_NAME)
 
 
-def drop_next(path: Path) -> None:
+def drop_next(path: Place) -> None:
     """Gives up the index that was made beside this one; its tables go with `drop_strays`."""
     with _changing(path):
         (path / _NEXT_NAME).unlink(missing_ok=True)
 
 
-def drop_tables(path: Path, name: str) -> None:
+def new_tables() -> str:
+    """A name for new tables that none had before: what machines keep for searches goes by it."""
+    return f"{_TABLES}-{uuid4().hex[:8]}"
+
+
+def drop_tables(path: Place, name: str) -> None:
     """Deletes the folder `name` of tables that no facts name any more."""
     try:
-        shutil.rmtree(path / name)
+        remove_all(path / name)
     except OSError as error:
         raise IndexStateError(
             f"cannot delete {path / name}: {error.strerror or error}; the index does not use it any more, but what was "
@@ -148,18 +148,22 @@ def drop_tables(path: Path, name: str) -> None:
         ) from None
 
 
-def drop_strays(path: Path) -> None:
+def drop_strays(path: Place) -> None:
     """Deletes the tables that no facts name: those that were replaced, or left behind by a killed process."""
     named = {read_facts(path).tables}
     if has_next(path):
-        named.add(read_facts(path, is_next=True).tables)
-    for folder in path.glob("tables*"):
-        if folder.name not in named and folder.is_dir():
-            shutil.rmtree(folder, ignore_errors=True)  # what cannot go now goes the next time
+        begun = read_facts(path, is_next=True).tables
+        if begun in named:  # killed in a bucket while it took the place of the other one
+            drop_next(path)
+        named.add(begun)
+    for folder in path.iterdir():
+        if folder.name.startswith(_TABLES) and folder.name not in named and folder.is_dir():
+            with contextlib.suppress(OSError):  # what cannot go now goes the next time
+                remove_all(folder)
 
 
 @contextlib.contextmanager
-def _changing(path: Path) -> Iterator[None]:
+def _changing(path: Place) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lookhear.errors import IndexStateError
+from lookhear.search.bucket import Place
 from lookhear.search.facts import has_next
 from lookhear.search.index import FileRow, Index
 
@@ -19,7 +20,7 @@ class ForgetSummary:
     kept_for_copies: int  # of the files: how many have a copy elsewhere in the index, which keeps their moments
 
 
-def forget(paths: Sequence[str | Path], *, index_path: str | Path = "lookhear.index") -> ForgetSummary:
+def forget(paths: Sequence[str | Path], *, index_path: str | Place = "lookhear.index") -> ForgetSummary:
     """Removes all traces of media files, or of all files below folders, from the index and from its place on the disk.
 
     The media themselves stay, and so the next crawl of a folder that holds them indexes them again; a folder that was
@@ -48,6 +49,7 @@ def forget(paths: Sequence[str | Path], *, index_path: str | Path = "lookhear.in
         stay = {row.file_id for row in before if row.num_moments and not _is_in(row.full_path, named)}
         if has_next(target.path):  # first, so that the index knows what is to be forgotten until all of it is
             beside = Index(target.path, is_next=True)
+            beside.right = target.right
             _erase(beside, [row for row in beside.files() if _is_in(row.full_path, named)], named)
         _erase(target, rows, named)
     moments = {row.file_id: row.num_moments for row in rows if row.file_id not in stay}

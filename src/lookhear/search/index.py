@@ -1,10 +1,10 @@
 """`Index`: the moments of a library on disk, and the model that made them.
 
-    lookhear.index/
+    lookhear.index/    or a place in a bucket (`bucket.py`)
       index.json       format, model, fingerprint, preprocessing, window, hop, libraries, tables: one atomic file
       index.next.json  the same of an index by another model that is being made beside it
-      writing.lock     held by the process that writes
-      tables/          LanceDB: `files`, a row for every media file found; `moments`, a row for every model window
+      writing.lock     held by the process that writes (`lease.py`)
+      tables-ID/       LanceDB: `files`, a row for every media file found; `moments`, a row for every model window
 
 A file's id is the sha256 of its bytes, and moments belong to an id, not to a path: a renamed or copied file needs no
 decoding. Moments are written before the rows that name their id, and a row changes in one commit, so whatever is
@@ -21,14 +21,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import uuid4
 
 import numpy as np
 
 from lookhear.config import to_dict
-from lookhear.data.lock import only_writer
 from lookhear.errors import IndexStateError
 from lookhear.search.approximate import make_approximate, near_library
+from lookhear.search.bucket import Place, kept_folders, place_of
 from lookhear.search.calibration import Calibration, calibrate
 from lookhear.search.facts import (
     FORMAT,
@@ -40,11 +39,13 @@ from lookhear.search.facts import (
     has_next,
     is_index,
     make_place,
+    new_tables,
     read_facts,
     switch_to_next,
     write_facts,
 )
 from lookhear.search.large import AnyLibrary, scanned_library
+from lookhear.search.lease import LASTING, Right, right_to_write
 from lookhear.search.library import Library, LibraryFile, Modality
 from lookhear.search.tables import FileRow, MomentRows, Tables
 
@@ -91,13 +92,13 @@ class Index:
     """
 
     def __init__(
-        self, path: str | Path, *, model: "str | Path | Embedder | None" = None, is_next: bool = False
+        self, path: str | Place, *, model: "str | Path | Embedder | None" = None, is_next: bool = False
     ) -> None:
         """`model` is used for queries; without it the checkpoint that index.json names.
 
         `is_next` is the index that is being made beside it (`create_index_beside`).
         """
-        self.path = Path(path)
+        self.path = place_of(path)
         self.facts = read_facts(self.path, is_next=is_next)
         self._is_next = is_next
         self._model = model
@@ -106,6 +107,7 @@ class Index:
         self._library: tuple[tuple[int, int], AnyLibrary] | None = None
         self._calibrations: dict[tuple[Any, ...], Calibration] = {}
         self._lock = threading.Lock()
+        self.right: Right = LASTING  # to write, of `writing`; an index that is made beside another has that one's
 
     # ---- reading
 
@@ -277,18 +279,16 @@ class Index:
             page=page,
             at_least=at_least,
         )
-        while True:
-            library, tables = self.library(), self._tables
+
+        def found() -> "list[Hit]":
             if request.fingerprint != self.facts.fingerprint:
                 raise IndexStateError(
                     f"{self.path} is now of another model than this request was made with; make it again"
                 )
-            try:
-                return find_hits(library, terms, functools.partial(self._calibration, library))
-            except IndexStateError:
-                self.refresh()
-                if self._tables is tables:
-                    raise  # otherwise they were replaced while they were read
+            library = self._current_library()
+            return find_hits(library, terms, functools.partial(self._calibration, library))
+
+        return self._steadily(found)
 
     def embedder(self) -> "Embedder":
         """The model of this index, loaded when first asked for."""
@@ -304,7 +304,8 @@ class Index:
             if self._model is None and not Path(model).exists():  # type: ignore[arg-type]
                 raise IndexStateError(
                     f"{self.path} was made by the model {model}, which is no longer there; "
-                    "put it back, or run `lookhear index` again with --model and its new place"
+                    "put it back, say with --model where it is now, or run `lookhear index` with --model and its new "
+                    "place, which is remembered"
                 )
             embedder = model if isinstance(model, Embedder) else load(model)
             self.check_model(embedder)
@@ -362,7 +363,9 @@ class Index:
             return self._tables.library(tuple(contents), **times)
         if self.facts.approximate is not None:
             return near_library(tuple(contents), self._tables.snapshot(), self.facts.approximate, **times)
-        return scanned_library(tuple(contents), self._tables.snapshot(), self._tables.path / "matrix", **times)
+        return scanned_library(
+            tuple(contents), self._tables.snapshot(), kept_folders(self.path, self.facts.tables), **times
+        )
 
     def _tables_of(self, facts: IndexFacts) -> Tables:
         return Tables(self.path / facts.tables, facts.embedding_width)
@@ -375,11 +378,16 @@ class Index:
 
         Raises IndexStateError while another process has it.
         """
-        with only_writer(self.path, IndexStateError):
+        with right_to_write(self.path) as self.right:
             drop_strays(self.path)
             self.refresh()
             self.remove_orphans()
             yield
+
+    @property
+    def _writable(self) -> Tables:
+        self.right.check()
+        return self._tables
 
     def add_libraries(self, folders: Iterable[str]) -> None:
         """Remembers more folders."""
@@ -394,23 +402,24 @@ class Index:
             self._change(model=place)
 
     def _change(self, **changes: Any) -> None:
+        self.right.check()
         self.facts = replace(self.facts, **changes)
         write_facts(self.path, self.facts, is_next=self._is_next)
 
     def write(self, rows: Sequence[FileRow], moments: Sequence[MomentRows] = ()) -> None:
         """Adds moments, then adds or replaces rows (by library and path) in one commit."""
-        self._tables.add_moments([part for part in moments if len(part.start_seconds)])
+        self._writable.add_moments([part for part in moments if len(part.start_seconds)])
         if rows:
-            self._tables.put_files(rows)
+            self._writable.put_files(rows)
 
     def remove_files(self, rows: Sequence[FileRow]) -> None:
         """Deletes rows; moments that no other row names go with `remove_orphans`."""
-        self._tables.delete_files(rows)
+        self._writable.delete_files(rows)
 
     def remove_orphans(self) -> None:
         """Deletes the moments that no row names."""
         named = {row.file_id for row in self.files() if row.num_moments}
-        self._tables.delete_moments(sorted(self._tables.moment_file_ids() - named))
+        self._writable.delete_moments(sorted(self._tables.moment_file_ids() - named))
 
     def keep_up(self, exact_moments: int, *, tell: Callable[[str], None] = lambda _: None) -> None:
         """Makes the index of neighbours where there are more moments than `exact_moments`, again once they are half as
@@ -425,7 +434,7 @@ class Index:
 
     def compact(self) -> None:
         """Joins small fragments and drops versions that nobody can still be reading."""
-        self._tables.compact()
+        self._writable.compact()
 
     def erase(self, rows: Sequence[FileRow], folders: Iterable[str] = ()) -> None:
         """Takes rows and what only they name off the disk, and forgets folders: the other rows are copied into new
@@ -436,44 +445,46 @@ class Index:
         old = self.facts.tables
         gone = set(folders)
         libraries = tuple(name for name in self.facts.libraries if name not in gone)
-        facts = replace(self.facts, tables=f"tables-{uuid4().hex[:8]}", libraries=libraries, approximate=None)
+        facts = replace(self.facts, tables=new_tables(), libraries=libraries, approximate=None)
         new = self._tables_of(facts)
         erased = {(row.library, row.path) for row in rows}
         self._tables.copy_to(new, [row for row in self.files() if (row.library, row.path) not in erased])
+        self.right.check()
         write_facts(self.path, facts, is_next=self._is_next)
         self.refresh()
         drop_tables(self.path, old)
 
     def switch(self) -> None:
         """Puts this index, which was made beside another, in the place of that one, whose tables are deleted."""
+        self.right.check()
         switch_to_next(self.path)
         self._is_next = False
         drop_strays(self.path)
 
 
-def create_index(path: str | Path, embedder: "Embedder", *, hop_seconds: float | None = None) -> Index:
+def create_index(place: str | Place, embedder: "Embedder", *, hop_seconds: float | None = None) -> Index:
     """A new, empty index for one model; `hop_seconds` None is half a window.
 
-    Raises IndexStateError if something lies at `path` already, or it cannot be written.
+    Raises IndexStateError if something lies at `place` already, or it cannot be written.
     """
-    path = Path(path)
+    path = place_of(place)
     facts = _new_facts(embedder, hop_seconds)
     make_place(path)
-    with only_writer(path, IndexStateError):
+    with right_to_write(path):
         if is_index(path):
             raise IndexStateError(f"another process has just made an index at {path}; run the same command again")
         write_facts(path, facts)
     return Index(path, model=embedder)
 
 
-def create_index_beside(path: str | Path, embedder: "Embedder", *, hop_seconds: float | None = None) -> Index:
+def create_index_beside(place: str | Place, embedder: "Embedder", *, hop_seconds: float | None = None) -> Index:
     """An index by another model inside the folder of one that exists; `Index.switch` puts it in its place.
 
     One that was begun with the same model and hop goes on, another one is given up. Only inside `writing` of the one
     that exists.
     """
-    path = Path(path)
-    facts = _new_facts(embedder, hop_seconds, tables=f"tables-{uuid4().hex[:8]}")
+    path = place_of(place)
+    facts = _new_facts(embedder, hop_seconds)
     if has_next(path):
         begun = read_facts(path, is_next=True)
         same = (facts.fingerprint, facts.hop_seconds) == (begun.fingerprint, begun.hop_seconds)
@@ -484,7 +495,7 @@ def create_index_beside(path: str | Path, embedder: "Embedder", *, hop_seconds: 
     return Index(path, model=embedder, is_next=True)
 
 
-def _new_facts(embedder: "Embedder", hop_seconds: float | None, *, tables: str = "tables") -> IndexFacts:
+def _new_facts(embedder: "Embedder", hop_seconds: float | None) -> IndexFacts:
     config = embedder.preprocess.config
     hop = config.window_seconds / 2 if hop_seconds is None else hop_seconds
     if not 0.0 < hop <= config.window_seconds:
@@ -500,5 +511,5 @@ def _new_facts(embedder: "Embedder", hop_seconds: float | None, *, tables: str =
         window_seconds=config.window_seconds,
         hop_seconds=hop,
         embedding_width=embedder.embedding_width,
-        tables=tables,
+        tables=new_tables(),
     )

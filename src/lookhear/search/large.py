@@ -148,13 +148,13 @@ class ScannedLibrary(LargeLibrary):
 def scanned_library(
     contents: tuple[LibraryFile, ...],
     snapshot: Snapshot,
-    folder: Path | None,
+    folders: Sequence[Path],
     *,
     window_seconds: float,
     hop_seconds: float,
 ) -> ScannedLibrary:
-    """The moments of `contents`; what is kept for searches lies in `folder` (None: in memory)."""
-    matrix = open_matrix(snapshot, folder)
+    """The moments of `contents`; what is kept for searches lies in `folders` (see `open_matrix`)."""
+    matrix = open_matrix(snapshot, folders)
     rows = matrix.rows
     place = places_of(contents, [name.decode() for name in rows.file_ids.tolist()], rows.first, rows.count)
     return ScannedLibrary(

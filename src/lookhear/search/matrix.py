@@ -120,13 +120,13 @@ def _bfloat16_is_fast() -> bool:
 # ---- keeping it up to date
 
 
-def open_matrix(snapshot: Snapshot, folder: Path | None) -> Matrix:
+def open_matrix(snapshot: Snapshot, folders: Sequence[Path] = ()) -> Matrix:
     """The matrix of all moments of `snapshot`.
 
-    It is kept in `folder`, where only what is new since the last time is read from the table. Without a folder, and
-    where nothing can be written there, it is made in memory.
+    It is kept in the first of `folders` that can be written, where only what is new since the last time is read from
+    the table. Where there is none, it is made in memory.
     """
-    if folder is not None:
+    for folder in folders:
         # Twice: another process may replace the files between a look at rows.npz and at them.
         for _ in range(2):
             with contextlib.suppress(OSError):

@@ -5,13 +5,13 @@ import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 
 from lookhear.errors import IndexStateError
+from lookhear.search.bucket import BucketPath, Place, refusal
 from lookhear.search.library import Modality, Vectors
 
 COLUMNS: dict[Modality, str] = {"sound": "audio", "picture": "visual"}
@@ -44,11 +44,13 @@ R = TypeVar("R")
 
 
 @contextlib.contextmanager
-def telling(path: Path) -> Iterator[None]:
+def telling(path: Place) -> Iterator[None]:
     """What the disk or the database says against the tables at `path` becomes one sentence."""
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(path, BucketPath) and (why := refusal(str(error))):
+            raise IndexStateError(f"cannot use {path}: {why}; what was complete is in the index") from error
         raise IndexStateError(
             f"cannot use {path}: {_reason(error)}; mend that and run the same command again, what was complete is in "
             "the index; if it stays so the index is damaged, so make another one (--index DIR)"
@@ -82,7 +84,7 @@ class Snapshot:
     Every method raises IndexStateError where the disk or the database fails.
     """
 
-    def __init__(self, table: Any, width: int, path: Path) -> None:
+    def __init__(self, table: Any, width: int, path: Place) -> None:
         """`table` is a LanceDB table that was checked out at one version; `path` names it in errors."""
         self._table = table
         self.path = path

@@ -1,10 +1,11 @@
 """The tables of an index: `files`, a row for every media file found; `moments`, a row for every model window.
 
-This is the only file that imports LanceDB (and its pyarrow), when a table is first touched.
+This is the only file that imports LanceDB, when a table is first touched.
 """
 
 import datetime
 import hashlib
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from lookhear.search.bucket import ENDPOINT_VARIABLE, BucketPath, Place
 from lookhear.search.library import Library, LibraryFile
 from lookhear.search.snapshot import Snapshot, told, vectors_of
 
@@ -53,13 +55,23 @@ class MomentRows:
     visual: np.ndarray  # float32 (M, E), NaN rows where there is no picture
 
 
+def connect(place: Place) -> Any:
+    """The LanceDB database at a place. Every read sees the latest commit."""
+    import lancedb
+
+    # A server of one's own may speak plain HTTP.
+    plain = os.environ.get(ENDPOINT_VARIABLE, "").startswith("http://")
+    options = {"allow_http": "true"} if plain and isinstance(place, BucketPath) else None
+    return lancedb.connect(str(place), read_consistency_interval=datetime.timedelta(0), storage_options=options)
+
+
 class Tables:
     """The two LanceDB tables. They are made when first touched, and every read sees the latest commit.
 
     Every method raises IndexStateError where the disk or the database fails: full, read-only, damaged.
     """
 
-    def __init__(self, path: Path, width: int) -> None:
+    def __init__(self, path: Place, width: int) -> None:
         self.path = path
         self._width = width
         self._opened: tuple[Any, Any] | None = None
@@ -70,7 +82,7 @@ class Tables:
 
         with self._lock:
             if self._opened is None:
-                connection = self._connection()
+                connection = connect(self.path)
                 vector = pa.list_(pa.float32(), self._width)
                 files = pa.schema(
                     [
@@ -101,11 +113,6 @@ class Tables:
                     connection.create_table("moments", schema=moments, exist_ok=True),
                 )
             return self._opened
-
-    def _connection(self) -> Any:
-        import lancedb
-
-        return lancedb.connect(str(self.path), read_consistency_interval=datetime.timedelta(0))
 
     @told
     def copy_to(self, other: "Tables", rows: Sequence[FileRow]) -> None:
@@ -205,7 +212,7 @@ class Tables:
     def snapshot(self) -> Snapshot:
         """The moments as they are now, to be read piece by piece."""
         _, table = self._open()
-        fixed = self._connection().open_table("moments")
+        fixed = connect(self.path).open_table("moments")
         fixed.checkout(table.version)
         return Snapshot(fixed, self._width, self.path)
 

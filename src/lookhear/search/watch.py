@@ -11,6 +11,7 @@ from pathlib import Path
 from lookhear.embedder import Embedder
 from lookhear.errors import ConfigError, UserError
 from lookhear.progress import Progress, quiet
+from lookhear.search.bucket import Place, place_of
 from lookhear.search.crawl import CrawlOptions, crawl, open_index
 from lookhear.search.summary import CrawlSummary
 from lookhear.search.survey import Look, look_at, roots_of
@@ -26,7 +27,7 @@ def watch(
     report: Callable[[CrawlSummary], None],
     complain: Callable[[str], None],
     model: "str | Path | Embedder | None" = None,
-    index_path: str | Path = "lookhear.index",
+    index_path: str | Place = "lookhear.index",
     hop_seconds: float | None = None,
     every_seconds: float = EVERY_SECONDS,
     options: CrawlOptions | None = None,
@@ -43,7 +44,7 @@ def watch(
         raise ConfigError(f"a look every {every_seconds:g} s is not possible; give seconds above 0")
     options = options or CrawlOptions(settle_seconds=SETTLE_SECONDS)
     roots = roots_of(folders)
-    target = open_index(Path(index_path), model, hop_seconds)
+    target = open_index(place_of(index_path), model, hop_seconds)
     before: Look | None = None
     complaint = ""
     is_due = True

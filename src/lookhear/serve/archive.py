@@ -43,8 +43,8 @@ class _Page:
 class Archive:
     """An index that is asked from several threads, while other processes may write to it."""
 
-    def __init__(self, index_path: str | Path, settings: ServeSettings) -> None:
-        self.index = Index(index_path)
+    def __init__(self, index_path: str | Path, settings: ServeSettings, *, model: str | Embedder | None = None) -> None:
+        self.index = Index(index_path, model=model)
         self.settings = settings
         self.examples = Examples(settings)
         self._catalogue: Catalogue | None = None
@@ -248,7 +248,9 @@ class Archive:
         if filters == schemas.Filters():
             return None
         if filters.folder is not None and filters.folder not in self.catalogue().shown_folders:
-            raise UnknownFileError(f"the library has no folder {filters.folder}; GET /api/folders lists them")
+            raise UnknownFileError(
+                f"the library has no folder {filters.folder}; give one of its own (GET /api/folders)"
+            )
         return Where(
             folder=None if filters.folder is None else Path(self.catalogue().shown_folders[filters.folder]),
             name=filters.name or None,

@@ -62,6 +62,25 @@ class Catalogue:
         except KeyError:
             raise UnknownFileError(f"the library has no file with the id {file_id[:12]}") from None
 
+    def row_named(self, name: str) -> FileRow:
+        """The row that a name means: a path, the end of one, or an id; whatever became of the file.
+
+        Raises UnknownFileError where it means none, or several with other bytes.
+        """
+        if name in self._by_id:
+            return self._by_id[name][0]
+        exact = [row for row in self.rows if name in (shown(str(row.full_path)), shown(row.path))]
+        ending = Path(name).parts
+        found = exact or [row for row in self.rows if ending and Path(shown(row.path)).parts[-len(ending) :] == ending]
+        if not found:
+            raise UnknownFileError(f"the library has no file {name}; give its path as the list of files shows it")
+        if len({row.file_id or row.full_path for row in found}) > 1:
+            some = ", ".join(shown(str(row.full_path)) for row in found[:3])
+            raise UnknownFileError(
+                f"{len(found)} files of the library are named {name} ({some}); give more of the path"
+            )
+        return found[0]
+
     def path_of(self, file_id: str) -> Path:
         """Where these bytes lie, with all links followed: a regular file inside one of the library's folders.
 

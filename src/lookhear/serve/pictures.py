@@ -20,10 +20,11 @@ from lookhear.errors import ConfigError, MediaError
 from lookhear.media.clip import Clip, ClipRequest
 from lookhear.media.decode import open_media, read_clip
 from lookhear.serve.work import UnreadableError, reasoned
-from lookhear.tasks.localization.crop import model_crop
 from lookhear.tasks.localization.drawing import overlay
-from lookhear.tasks.localization.heat import HeatConfig, heat_grid
-from lookhear.tasks.localization.maps import read_around, read_moment
+from lookhear.tasks.localization.heat import HeatConfig
+from lookhear.tasks.localization.maps import read_around
+from lookhear.tasks.localization.overlays import Located, locate
+from lookhear.tasks.localization.visibility import Visibility
 
 JPEG_QUALITY = 82
 STRIP_RATE = 16000
@@ -144,14 +145,16 @@ def _spectrogram(waveform: np.ndarray, width: int, height: int) -> np.ndarray:
 
 def draw_heat(embedder: Embedder, clip: Clip, at_seconds: float, height: int) -> bytes:
     """A JPEG of the frame with heat where its sound comes from. Raises MediaError without sound or picture there."""
-    asked = read_moment(embedder, clip, at_seconds)
-    size = asked.frame.shape[1:]
+    found = find_heat(embedder, clip, at_seconds)
+    return jpeg(overlay(found.frame, found.heat), height)
+
+
+def find_heat(embedder: Embedder, clip: Clip, at_seconds: float, visibility: Visibility | None = None) -> Located:
+    """Where in the frame the sound of a clip comes from. Raises MediaError without sound or picture there."""
     try:
-        grid = heat_grid(embedder, asked.window)
+        return locate(embedder, clip, at_seconds, visibility=visibility)
     except ConfigError:  # a model of so few patches that the usual square of them covers all
-        grid = heat_grid(embedder, asked.window, config=HeatConfig(region_patches=1))
-    heat = model_crop(embedder.preprocess.config, *size).onto_frame(grid, *size)
-    return jpeg(overlay(asked.frame, heat), height)
+        return locate(embedder, clip, at_seconds, HeatConfig(region_patches=1), visibility)
 
 
 def jpeg(picture: np.ndarray, height: int) -> bytes:

@@ -21,6 +21,7 @@ from lookhear.media.clip import ClipRequest
 from lookhear.media.decode import MediaFile, open_media
 from lookhear.media.encode import write_video
 from lookhear.media.info import MediaInfo
+from lookhear.media.probe import probe
 from lookhear.serve.work import UnreadableError, Workshop, reasoned
 
 SHORT_SIDE = 480
@@ -54,6 +55,11 @@ def plays(info: MediaInfo) -> Plays:
     picture = info.video is None or info.video.codec in _PICTURES.get(container, ())
     sound = info.audio is None or info.audio.codec in _SOUNDS.get(container, ())
     return "directly" if picture and sound else "as preview"
+
+
+def read_info(path: str) -> MediaInfo | UnreadableError:
+    """What a file holds. Runs in a child."""
+    return reasoned(probe, path)
 
 
 @dataclass(frozen=True, kw_only=True)

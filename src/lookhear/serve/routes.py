@@ -13,8 +13,6 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 
-from lookhear.media.info import MediaInfo
-from lookhear.media.probe import probe
 from lookhear.search.query import Hit
 from lookhear.serve import schemas
 from lookhear.serve.archive import Archive
@@ -31,10 +29,10 @@ from lookhear.serve.pictures import (
     draw_strip,
     read_heat,
 )
-from lookhear.serve.previews import PreviewJob, Previews
+from lookhear.serve.previews import PreviewJob, Previews, read_info
 from lookhear.serve.security import COOKIE, Access, Sessions, session_of
 from lookhear.serve.uploads import plain_name, read_example, receive
-from lookhear.serve.work import UnreadableError, Workshop, reasoned
+from lookhear.serve.work import Workshop
 
 MAX_STRIP_SECONDS = 300.0
 REPORT_HEADER = "x-lookhear-report"
@@ -317,9 +315,12 @@ async def upload(
         file = await receive(
             request.stream(), int(declared) if declared.isdecimal() else None, workshop.folder, workshop.settings
         )
-        example = await read_example(
-            file, plain_name(name), embedder=embedder, hop_seconds=hop_seconds, workshop=workshop
-        )
+        try:
+            example = await read_example(
+                file, plain_name(name), embedder=embedder, hop_seconds=hop_seconds, workshop=workshop
+            )
+        finally:
+            file.unlink(missing_ok=True)
     kept = archive.examples.keep(example)
     return schemas.Upload(
         id=kept.id,
@@ -423,8 +424,3 @@ async def _handed_over(serving: Service, hits: list[Hit], kind: Any) -> Response
         headers={REPORT_HEADER: urllib.parse.quote(json.dumps(made.report)), "cache-control": "no-store"},
         background=BackgroundTask(shutil.rmtree, folder, ignore_errors=True),
     )
-
-
-def read_info(path: str) -> MediaInfo | UnreadableError:
-    """What a file holds. Runs in a child."""
-    return reasoned(probe, path)

@@ -23,14 +23,21 @@ _WAIT_SECONDS = 0.1
 
 @contextmanager
 def serving(
-    index_path: str | Path, access: Access, *, host: str, port: int, settings: ServeSettings | None = None
+    index_path: str | Path,
+    access: Access,
+    *,
+    host: str,
+    port: int,
+    settings: ServeSettings | None = None,
+    model: str | None = None,
 ) -> Iterator[int]:
     """Inside, an index is served at `host` and the port that this gives: `port`, or a free one where that is 0.
 
+    `model` is used for queries; without it the checkpoint that the index names.
     Raises IndexStateError without an index, UserError where the address cannot be used.
     """
     settings = settings or ServeSettings()
-    archive = Archive(index_path, settings)
+    archive = Archive(index_path, settings, model=model)
     with _bound(host, port) as listening, Workshop(settings) as workshop:
         config = uvicorn.Config(
             create_app(archive, workshop, access),

@@ -144,14 +144,12 @@ async def receive(
 
 
 async def read_example(path: Path, name: str, *, embedder: Embedder, hop_seconds: float, workshop: Workshop) -> Example:
-    """The example that the file at `path` is. Raises UnreadableError; the file is gone in any case."""
+    """The example that the file at `path` is. Raises UnreadableError."""
     job = _ReadJob(path=str(path), name=name, plan=embedder.plan(), hop_seconds=hop_seconds)
     try:
         read = await workshop.uploads.run(read_upload, job)
     except UnreadableError as error:
         raise UnreadableError(f"'{name}' cannot be used: {error}") from None
-    finally:
-        path.unlink(missing_ok=True)
     return await workshop.infer(_embedded, read, job, embedder)
 
 

@@ -71,7 +71,7 @@ def test_lost_frames_do_not_make_the_rest_run_ahead_of_the_sound(
     monkeypatch.setattr("lookhear.media.decode.open_media", lambda path: Damaged())
     monkeypatch.setattr(overlays, "_paint", lambda embedder, frame, seconds, found, scale: frame + np.uint8(seconds))
     place = overlays.Place(at_seconds=0.0, x=0.5, y=0.5, score=0.0, visible=None)
-    located = overlays._Located(place=place, grid=np.zeros((1, 1)), heat=np.zeros((0, 0)), frame=np.zeros((3, 0, 0)))
+    located = overlays.Located(place=place, grid=np.zeros((1, 1)), heat=np.zeros((0, 0)), frame=np.zeros((3, 0, 0)))
     info = SimpleNamespace(path=tmp_path / "none.mp4")
     shown = [int(frame[0, 0, 0]) for frame in overlays._painted(None, info, [located], 3.0)]  # type: ignore[arg-type]
     assert len(shown) == len(times) == 75

@@ -23,6 +23,7 @@ from lookhear.tasks.localization.visibility import Visibility
 
 if TYPE_CHECKING:
     from lookhear.embedder import Embedder
+    from lookhear.media.clip import Clip
     from lookhear.media.info import MediaInfo
 
 # Shown on stderr without any setting up, from Python too.
@@ -74,7 +75,7 @@ def localize(
             visibility.doubts,
         )
     if Path(out).suffix.lower() != ".mp4":
-        found = _located(loaded, media, at_seconds, config, visibility)
+        found = locate(loaded, media, at_seconds, config, visibility)
         shown = found.frame if found.place.visible is False else overlay(found.frame, found.heat)
         save_picture(out, shown)
         return [found.place]
@@ -82,7 +83,7 @@ def localize(
     found_at = []
     for number, time in enumerate(times):
         progress(number, len(times), "heat maps")
-        found_at.append(_located(loaded, media, float(time), config, visibility, keep_frame=False))
+        found_at.append(locate(loaded, media, float(time), config, visibility, keep_frame=False))
     progress(len(times), len(times), "heat maps")
     assert info.video is not None
     _write_video(loaded, info, found_at, end_seconds=min(at_seconds + seconds, info.video.end_seconds), out=Path(out))
@@ -111,22 +112,28 @@ def localize_sound(
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Located:
+class Located:
+    """One moment with its map."""
+
     place: Place
     grid: np.ndarray  # float32 (rows, columns)
     heat: np.ndarray  # float32 (H, W) of the frame; empty in a video
     frame: np.ndarray  # uint8 (3, H, W); empty in a video
 
 
-def _located(
+def locate(
     embedder: "Embedder",
-    media: str | Path,
+    media: "Clip | str | Path",
     at_seconds: float,
-    config: HeatConfig | None,
-    visibility: Visibility | None,
+    config: HeatConfig | None = None,
+    visibility: Visibility | None = None,
     *,
     keep_frame: bool = True,
-) -> _Located:
+) -> Located:
+    """The frame of `media`, a file or a decoded clip, at a time, with heat where its sound comes from.
+
+    Raises MediaError where there is no frame or no sound at that time.
+    """
     asked = read_moment(embedder, media, at_seconds)
     height, width = asked.frame.shape[1:]
     grid = heat_grid(embedder, asked.window, config=config)
@@ -140,7 +147,7 @@ def _located(
         score=score,
         visible=None if visibility is None else visibility.sees(score),
     )
-    found = _Located(place=place, grid=grid, heat=heat, frame=asked.frame)
+    found = Located(place=place, grid=grid, heat=heat, frame=asked.frame)
     # a minute of maps as large as the frames would be gigabytes
     return found if keep_frame else replace(found, heat=np.zeros((0, 0)), frame=np.zeros((3, 0, 0), np.uint8))
 
@@ -171,7 +178,7 @@ def _steps(start: float, end: float, per_second: float) -> np.ndarray:
 
 
 def _write_video(
-    embedder: "Embedder", info: "MediaInfo", found: list[_Located], *, end_seconds: float, out: Path
+    embedder: "Embedder", info: "MediaInfo", found: list[Located], *, end_seconds: float, out: Path
 ) -> None:
     from lookhear.media.decode import read_clip
     from lookhear.media.encode import write_video
@@ -193,9 +200,7 @@ def _write_video(
     )
 
 
-def _painted(
-    embedder: "Embedder", info: "MediaInfo", found: list[_Located], end_seconds: float
-) -> Iterator[np.ndarray]:
+def _painted(embedder: "Embedder", info: "MediaInfo", found: list[Located], end_seconds: float) -> Iterator[np.ndarray]:
     """Frames (H, W, 3) of the stretch, read a second at a time."""
     from lookhear.media.clip import ClipRequest
     from lookhear.media.decode import open_media
@@ -229,7 +234,7 @@ def _painted(
 
 
 def _paint(
-    embedder: "Embedder", frame: np.ndarray, seconds: float, found: list[_Located], scale: tuple[float, float]
+    embedder: "Embedder", frame: np.ndarray, seconds: float, found: list[Located], scale: tuple[float, float]
 ) -> np.ndarray:
     """A frame with the maps before and after it blended; bare where the nearest moment has no visible source."""
     made = np.array([one.place.at_seconds for one in found])
