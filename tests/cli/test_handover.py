@@ -31,6 +31,7 @@ def hits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Hit]:
         window_seconds=1.0,
         hop_seconds=0.5,
         embedding_width=8,
+        plain_width=0,
         libraries=(str((tmp_path / "media").resolve()),),
     )
     (tmp_path / "lookhear.index").mkdir()

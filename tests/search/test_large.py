@@ -37,7 +37,7 @@ def both(library: Library, other: LargeLibrary, query: Query | list[Query], **op
     def calibrated(asked: str, searched: str, offsets: np.ndarray) -> object:
         key = (asked, searched, tuple(offsets))
         if key not in known:
-            known[key] = calibrate(library, asked, searched, offsets)  # type: ignore[arg-type]
+            known[key] = calibrate(library, asked, searched, offsets, likeness=options.get("likeness", 0.5))  # type: ignore[arg-type]
         return known[key]
 
     queries = (query,) if isinstance(query, Query) else tuple(query)
@@ -121,6 +121,27 @@ def test_phases_of_both_modalities(library: Library, other: LargeLibrary) -> Non
     query = Query(phases=phases, span_seconds=0.2 + 4 * HOP + WINDOW)
     for balance in (0.0, 0.3, 1.0):
         assert_same(*both(library, other, query, balance=balance, top=20))
+
+
+def test_meaning_and_looks_are_weighed_alike(tmp_path: Path, library: Library) -> None:
+    """The last half of each vector is a plain description, which counts within one modality only."""
+    halves = {}
+    for name, has in (("audio", library.has_audio), ("visual", library.has_visual)):
+        halves[name] = unit(getattr(library, name).reshape(-1, 2, WIDTH // 2).numpy()).reshape(-1, WIDTH)
+        halves[name][~torch.from_numpy(has)] = 0.0
+    described = replace(library, **halves, plain_width=WIDTH // 2)
+    found = scanned_library(
+        described.files,
+        store(described, tmp_path).snapshot(),
+        None,
+        window_seconds=WINDOW,
+        hop_seconds=HOP,
+        plain_width=WIDTH // 2,
+    )
+    for seed, likeness in enumerate((0.0, 0.2, 0.5, 1.0)):
+        query = near(described, 37 + 100 * seed, 1 + seed % 2, seed=seed, noise=0.1)
+        assert_same(*both(described, found, query, likeness=likeness, top=8))
+        assert_same(*both(described, found, query, likeness=likeness, within="picture", top=8))
 
 
 def test_several_examples_and_counter_examples(library: Library, other: LargeLibrary) -> None:

@@ -20,6 +20,7 @@ from lookhear.search.library import (
     merge_alignments,
     sequence_similarity,
 )
+from lookhear.search.likeness import describe_picture
 from lookhear.search.query import Phase, Query, Sequence
 from made_library import HOP, WIDTH, WINDOW, make_library, query_of, search, unit
 from tiny_embedder import RATE, in_memory_embedder, make_clip, tune
@@ -303,7 +304,7 @@ def test_what_files_become(tmp_path: Path) -> None:
     mute = make_query(embedder, clip=make_clip(tmp_path / "mute.mp4", 2, sound=False), hop_seconds=0.24)
     assert mute.phases[0].sound is None
     frame = read_clip(video, frame_seconds=[0.0]).frames[0]  # type: ignore[index]
-    assert np.allclose(picture.phases[0].picture.vectors[0], embedder.embed_picture(frame), atol=1e-5)  # type: ignore[union-attr]
+    assert np.allclose(picture.phases[0].picture.vectors[0], describe_picture(embedder, frame), atol=1e-5)  # type: ignore[union-attr]
     long = tmp_path / "long.wav"
     write_sound(long, tune(2, 20.0), RATE)
     assert {len(phase.sound.vectors) for phase in make_query(embedder, sound=long, hop_seconds=0.24).phases} == {32}  # type: ignore[union-attr]

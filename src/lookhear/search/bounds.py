@@ -148,18 +148,24 @@ class _Scoring:
 
     def _scanned(self, query: Query) -> "Iterator[tuple[list[Phase], dict[Modality, list[_Cosines]]]]":
         """Phases, as many as may be held, with the cosines of their windows with all moments by library modality."""
-        asked = {modality: [phase.asks(modality)[1] for phase in query.phases] for modality in self.terms.modalities}
-        windows = max(len(sequence.vectors) for sequences in asked.values() for sequence in sequences)
+        asked = {
+            modality: [self._asked(phase, modality) for phase in query.phases] for modality in self.terms.modalities
+        }
+        windows = max(len(vectors) for phases in asked.values() for vectors in phases)
         at_once = max(1, _MAX_COSINES // (max(1, len(self.moments)) * windows))
         for first in range(0, len(query.phases), at_once):
             group = slice(first, first + at_once)
             cosines = {}
-            for modality, sequences in asked.items():
-                vectors = torch.cat([sequence.vectors for sequence in sequences[group]])
-                parts = self.scan.cosines(modality, vectors).split([len(each.vectors) for each in sequences[group]])
+            for modality, phases in asked.items():
+                vectors = torch.cat(phases[group])
+                parts = self.scan.cosines(modality, vectors).split([len(each) for each in phases[group]])
                 error = self.scan.max_error(vectors)
                 cosines[modality] = [_Cosines(values=part, error=error) for part in parts]
             yield list(query.phases[group]), cosines
+
+    def _asked(self, phase: Phase, searched: Modality) -> Tensor:
+        asked, sequence = phase.asks(searched)
+        return self.moments.asked(sequence.vectors, asked, searched, self.terms.likeness)
 
     def _told(self, phase: Phase, searched: Modality, cosines: "_Cosines", alignments: Alignments, sign: int) -> _Told:
         asked, sequence = phase.asks(searched)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lookhear.search.library import Alignments, Library, Modality, follow
+from lookhear.search.library import LIKENESS, Alignments, Library, Modality, follow
 
 NUM_PAIRS = 20_000
 MIN_PAIRS = 50
@@ -46,7 +46,7 @@ class Calibration:
         return np.where(cosine > self.cosine[-1], beyond, inside)
 
 
-def fit(sample: np.ndarray, *, width: int) -> Calibration:
+def fit(sample: np.ndarray, *, width: float) -> Calibration:
     """The calibration of a sample of random pairs' cosines; `width` E is used where the sample is too small.
 
     Below `MIN_PAIRS` it is that of independent random directions, whose cosines spread as Normal(0, 1/E).
@@ -74,7 +74,13 @@ def fit(sample: np.ndarray, *, width: int) -> Calibration:
 
 
 def calibrate(
-    library: Library, query: Modality, searched: Modality, offset_seconds: np.ndarray, *, seed: int = 0
+    library: Library,
+    query: Modality,
+    searched: Modality,
+    offset_seconds: np.ndarray,
+    *,
+    likeness: float = LIKENESS,
+    seed: int = 0,
 ) -> Calibration:
     """The calibration for queries of one modality, of windows at `offset_seconds` (K,), against another (or the same).
 
@@ -85,17 +91,15 @@ def calibrate(
     last = library.end_seconds + float(offset_seconds[-1])
     is_whole = library.holds(library.file_rank, library.start_seconds, last)
     left, right = _random_pairs(library, query, searched, is_whole, rng)
-    width = int(library.audio.shape[1])
-    neutral = float(np.mean(_cosines(library, query, left, searched, right))) if len(left) else 0.0
-    calibration = fit(
-        _sequence_cosines(library, query, left, searched, right, offset_seconds, neutral=neutral), width=width
-    )
+    kind = _Kind(library=library, asked=query, searched=searched, likeness=likeness)
+    neutral = float(np.mean(kind.cosines(left, right))) if len(left) else 0.0
+    calibration = fit(_sequence_cosines(kind, left, right, offset_seconds, neutral=neutral), width=kind.width)
     if query == searched:
         return calibration
     own = np.flatnonzero(library.has_audio & library.has_visual & is_whole)
     if len(own) > NUM_PAIRS:
         own = rng.choice(own, NUM_PAIRS, replace=False)
-    cosine = _sequence_cosines(library, query, own, searched, own, offset_seconds, neutral=neutral)
+    cosine = _sequence_cosines(kind, own, own, offset_seconds, neutral=neutral)
     log_share = calibration.surprise(cosine).sum() * math.log(10.0)
     weight = max(0.0, 1.0 - (PRIOR_PAIRS + len(own)) / (PRIOR_PAIRS + log_share))
     return Calibration(
@@ -124,33 +128,46 @@ def _random_pairs(
     return left, right
 
 
-def _cosines(library: Library, query: Modality, left: np.ndarray, searched: Modality, right: np.ndarray) -> np.ndarray:
-    with torch.inference_mode():
-        pairs = library.vectors(query)[torch.from_numpy(left)] * library.vectors(searched)[torch.from_numpy(right)]
-        return pairs.sum(dim=1).numpy()
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Kind:
+    """What is compared with what."""
+
+    library: Library
+    asked: Modality
+    searched: Modality
+    likeness: float
+
+    def cosines(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """float32 (P,): of pairs of moments."""
+        library = self.library
+        with torch.inference_mode():
+            asked = library.vectors(self.asked)[torch.from_numpy(left)]
+            asked = library.asked(asked, self.asked, self.searched, self.likeness)
+            return (asked * library.vectors(self.searched)[torch.from_numpy(right)]).sum(dim=1).numpy()
+
+    @property
+    def width(self) -> float:
+        """Of the random directions whose cosines spread as the weighed ones of random embeddings and descriptions."""
+        plain = self.library.plain_width
+        embedding = int(self.library.audio.shape[1]) - plain
+        share = self.likeness if plain and self.asked == self.searched else 0.0
+        return 1.0 / ((1.0 - share) ** 2 / embedding + (share**2 / plain if share else 0.0))
 
 
 def _sequence_cosines(
-    library: Library,
-    query: Modality,
-    left: np.ndarray,
-    searched: Modality,
-    right: np.ndarray,
-    offset_seconds: np.ndarray,
-    *,
-    neutral: float,
+    kind: _Kind, left: np.ndarray, right: np.ndarray, offset_seconds: np.ndarray, *, neutral: float
 ) -> np.ndarray:
     """float64 (P,): for pairs of places, what `sequence_similarity` would give."""
-    total = np.zeros(len(left))
+    library, total = kind.library, np.zeros(len(left))
     places = [
         Alignments(file_rank=library.file_rank[side], start_seconds=library.start_seconds[side])
         for side in (left, right)
     ]
     for offset in offset_seconds:
         ours, theirs = (follow(library, place, float(offset)) for place in places)
-        present = (ours >= 0) & (theirs >= 0) & library.has(query)[ours] & library.has(searched)[theirs]
+        present = (ours >= 0) & (theirs >= 0) & library.has(kind.asked)[ours] & library.has(kind.searched)[theirs]
         cosine = np.full(len(left), neutral)
-        cosine[present] = _cosines(library, query, ours[present], searched, theirs[present])
+        cosine[present] = kind.cosines(ours[present], theirs[present])
         total += cosine
     return total / len(offset_seconds)
 

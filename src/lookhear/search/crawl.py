@@ -29,6 +29,7 @@ from lookhear.media.workers import LimitedPool
 from lookhear.progress import Progress, quiet
 from lookhear.search.facts import is_index
 from lookhear.search.index import EXACT_MOMENTS, Index, create_index, create_index_beside
+from lookhear.search.likeness import describe_windows
 from lookhear.search.summary import CrawlSummary, summarize
 from lookhear.search.survey import WAITING, Look, Seen, Survey, roots_of, stat_of, survey
 from lookhear.search.tables import FileRow, MomentRows
@@ -329,7 +330,7 @@ class _Crawl:
         if sum(len(waiting.windows) for waiting in self._waiting) < at_least or not self._waiting:
             return
         waiting, self._waiting = self._waiting, []
-        found = self._embedder.embed_windows(join_windows([each.windows for each in waiting]))
+        found = describe_windows(self._embedder, join_windows([each.windows for each in waiting]))
         first = 0
         for each in waiting:
             rows = slice(first, first + len(each.windows))
@@ -372,7 +373,7 @@ class _Crawl:
 
     @property
     def _width(self) -> int:
-        return self._index.facts.embedding_width
+        return self._index.facts.vector_width
 
     def _new_row(self, file: _Progressing) -> FileRow:
         first, verdict = file.gathered.first, file.gathered.verdict()

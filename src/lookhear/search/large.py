@@ -7,17 +7,19 @@ in a longer stretch; and as long as an alignment that was left out could still b
 """
 
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lookhear.search.bounds import Bounds, bounds
+from lookhear.search.calibration import Calibration, calibrate
 from lookhear.search.filters import narrowed
 from lookhear.search.library import Library, LibraryFile, Modality, Moments, Stretches, Vectors, part_of, runs
 from lookhear.search.matrix import Matrix, open_matrix
@@ -32,6 +34,8 @@ _MARGIN, _MORE = 6, 4
 _MOST_READ, _MOST_READ_A_HIT = 1 << 16, 64
 # Of which scores are calibrated: in stretches at least as long as this, and twice as long as a query reaches.
 _SAMPLE, _SAMPLE_STRETCH, _LEAST_STRETCHES = 1 << 15, 32, 64
+# One for every shape of query that was asked: queries by files of many lengths have many.
+_MAX_CALIBRATIONS = 128
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -152,6 +156,7 @@ def scanned_library(
     *,
     window_seconds: float,
     hop_seconds: float,
+    plain_width: int = 0,
 ) -> ScannedLibrary:
     """The moments of `contents`; what is kept for searches lies in `folder` (None: in memory)."""
     matrix = open_matrix(snapshot, folder)
@@ -164,6 +169,7 @@ def scanned_library(
         end_seconds=rows.end_seconds[place.row],
         window_seconds=window_seconds,
         hop_seconds=hop_seconds,
+        plain_width=plain_width,
         snapshot=snapshot,
         row_id=rows.row_id[place.row],
         matrix=matrix,
@@ -198,6 +204,35 @@ def find_hits(library: AnyLibrary, terms: Terms, calibrate: Calibrate) -> list[H
     if isinstance(library, LargeLibrary):
         return library.find(terms, calibrate)
     return find_spans(library, terms, calibrate).hits(terms)
+
+
+class Calibrations:
+    """The calibrations that searches of one library needed; several threads may ask."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], Calibration] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def of(
+        self, library: AnyLibrary, likeness: float, asked: Modality, searched: Modality, offset_seconds: np.ndarray
+    ) -> Calibration:
+        """That of queries of one modality, of windows at `offset_seconds`, against another (or the same)."""
+        if asked != searched:
+            likeness = 0.0  # plays no part
+        key = (id(library), likeness, asked, searched, tuple(np.round(offset_seconds, 3)))
+        with self._lock:
+            known = self._known.get(key)
+        if known is None:
+            some = library if isinstance(library, Library) else library.sample(float(offset_seconds[-1]))
+            known = calibrate(some, asked, searched, offset_seconds, likeness=likeness)
+            with self._lock:
+                while len(self._known) >= _MAX_CALIBRATIONS:
+                    del self._known[next(iter(self._known))]  # the oldest
+                self._known[key] = known
+        return known
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,7 @@ from lookhear.errors import StoreError
 from lookhear.search.library import Modality, runs
 from lookhear.search.snapshot import BOTH, Keys, Snapshot
 
-_FORMAT = 1
+_FORMAT = 2
 _ROWS_NAME = "rows.npz"
 # Moments that are read from the table at once.
 _ROWS_A_READ = 8192
@@ -62,6 +62,7 @@ class Rows:
     has_audio: np.ndarray  # bool (P,)
     has_visual: np.ndarray  # bool (P,)
     rounding: float  # the largest length of (vector - vector in bfloat16)
+    length: float  # the largest of a vector
 
     def __len__(self) -> int:
         return len(self.start_seconds)
@@ -80,7 +81,8 @@ class Matrix:
         return self.rows.has_audio if modality == "sound" else self.rows.has_visual
 
     def cosines(self, modality: Modality, vectors: Tensor) -> Tensor:
-        """(W, P), bfloat16 or float32: of vectors (W, E) of unit length with all rows, off by `max_error` at most."""
+        """(W, P), bfloat16 or float32: dot products within -1..1 of vectors (W, E) with all rows, off by `max_error` at
+        most."""
         matrix = self.audio if modality == "sound" else self.visual
         is_fast = _bfloat16_is_fast()
         asked = vectors.bfloat16() if is_fast else vectors
@@ -96,8 +98,9 @@ class Matrix:
         """How far a cosine of one of `vectors` (W, E) may be off, by the inequality of Cauchy and Schwarz."""
         own = float((vectors - vectors.bfloat16().float()).norm(dim=1).max()) if _bfloat16_is_fast() else 0.0
         output = _OUTPUT_ERROR if _bfloat16_is_fast() else 0.0
-        # One of the two rounded vectors is longer than 1 by no more than its own rounding.
-        return self.rows.rounding + own * (1.0 + self.rows.rounding) + output + _SUM_ERROR
+        length = float(vectors.norm(dim=1).max())
+        # A rounded row is longer than the row by no more than its own rounding.
+        return self.rows.rounding * length + own * (self.rows.length + self.rows.rounding) + output + _SUM_ERROR
 
 
 @functools.cache
@@ -226,6 +229,7 @@ def _plan(snapshot: Snapshot, old: Rows | None) -> _Plan:
             has_audio=has[0],
             has_visual=has[1],
             rounding=0.0 if old is None else old.rounding,
+            length=0.0 if old is None else old.length,
         ),
         num_there=num_there,
         copied=copied,
@@ -257,7 +261,7 @@ def _fill(snapshot: Snapshot, plan: _Plan, sinks: "Sequence[_Sink]", before: Mat
         some = torch.from_numpy(plan.copied[first : first + _ROWS_A_PRODUCT])
         for sink, whole in zip(sinks, (before.audio, before.visual), strict=True):
             sink.append(whole[some])
-    rows, rounding = plan.rows, plan.rows.rounding
+    rows, rounding, length = plan.rows, plan.rows.rounding, plan.rows.length
     for first in range(plan.first_new, len(rows), _ROWS_A_READ):
         found = snapshot.vectors(rows.row_id[first : first + _ROWS_A_READ])
         place = slice(first, first + _ROWS_A_READ)
@@ -265,8 +269,9 @@ def _fill(snapshot: Snapshot, plan: _Plan, sinks: "Sequence[_Sink]", before: Mat
         for sink, vectors in zip(sinks, (found.audio, found.visual), strict=True):
             rounded = vectors.bfloat16()
             rounding = max(rounding, float((vectors - rounded.float()).norm(dim=1).max()))
+            length = max(length, float(vectors.norm(dim=1).max()))
             sink.append(rounded)
-    return replace(rows, rounding=rounding)
+    return replace(rows, rounding=rounding, length=length)
 
 
 class _Sink(Protocol):
@@ -353,6 +358,7 @@ def _read_rows(folder: Path, width: int) -> Rows | None:
                 "version": int(values["version"]),
                 "identity": str(values["identity"]),
                 "rounding": float(values["rounding"]),
+                "length": float(values["length"]),
             }
         )
         least = len(rows) * width * 2

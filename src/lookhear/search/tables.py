@@ -225,7 +225,9 @@ class Tables:
             table.drop_index(found.name)
 
     @told
-    def library(self, contents: tuple[LibraryFile, ...], *, window_seconds: float, hop_seconds: float) -> Library:
+    def library(
+        self, contents: tuple[LibraryFile, ...], *, window_seconds: float, hop_seconds: float, plain_width: int = 0
+    ) -> Library:
         """The moments of `contents` in memory."""
         _, table = self._open()
         data = table.to_arrow()
@@ -247,6 +249,7 @@ class Tables:
             has_visual=has_visual,
             window_seconds=window_seconds,
             hop_seconds=hop_seconds,
+            plain_width=plain_width,
         )
 
 
