@@ -12,11 +12,11 @@ import lookhear
 from lookhear.embedder import Embedder
 from lookhear.errors import IndexStateError, UserError
 from lookhear.media.info import MediaInfo
-from lookhear.search.examples import Request, moment_query
+from lookhear.search.examples import MAX_QUERY_SECONDS, Request, moment_query
 from lookhear.search.export import FORMATS
 from lookhear.search.filters import Where
 from lookhear.search.index import Index
-from lookhear.search.query import MAX_QUERY_SECONDS, Hit, Phase, Query
+from lookhear.search.query import Hit, Phase, Query
 from lookhear.search.survey import WAITING
 from lookhear.search.tables import FileRow
 from lookhear.serve import schemas
@@ -314,7 +314,7 @@ def narrowed(query: Query, use: schemas.Use, name: str) -> Query:
             picture=phase.picture if use == "picture" else None,
         )
         for phase in query.phases
-        if phase.sequence(use) is not None
+        if (phase.sound if use == "sound" else phase.picture) is not None
     )
     if not phases:
         raise IndexStateError(f"{name} has no {use} to search by; use the other one of it")

@@ -15,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from lookhear.errors import IndexStateError, MediaError, UserError
+from lookhear.data.lock import only_writer
+from lookhear.errors import MediaError, StoreError, UserError
 from lookhear.media.workers import LimitedPool
-from lookhear.search.facts import only_writer
 from lookhear.serve.settings import ServeSettings
 
 Job = TypeVar("Job")
@@ -181,7 +181,7 @@ class Workshop:
 def _sweep() -> None:
     """Removes what a server that was killed left of its folder."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError, IndexStateError):
+        with contextlib.suppress(OSError, StoreError):
             if time.time() - folder.stat().st_mtime < _STALE_SECONDS:
                 continue
             with only_writer(folder):
