@@ -8,9 +8,10 @@ counter-examples its lower one). So no score is higher than its bound, and few b
 P rows of the matrix, M moments, C alignments, W windows.
 """
 
+import functools
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -103,6 +104,8 @@ class _Scoring:
     scan: Scan
     terms: Terms
     calibrate: Calibrate
+    # By calibration, error and sign: what its cosines say.
+    _tables: dict[tuple[int, float, int], Tensor] = field(default_factory=dict)
 
     def on_moments(self) -> Tensor:
         """float32 (M,): the mean of the examples, less what a counter-example matches better than a median pair."""
@@ -132,8 +135,12 @@ class _Scoring:
         return self.of(query, laid, sign=sign)
 
     def of(self, query: Query, alignments_of_phase: Callable[[Phase], Alignments], *, sign: int) -> Tensor:
-        """float32 (C,): above (sign 1) or below (-1) what the best phase of `query` scores; -inf for nothing."""
-        best: Tensor | None = None
+        """float32 (C,): above (sign 1) or below (-1) what the best phase of `query` scores; -inf for nothing.
+
+        What modalities say together only rises with the sum of what they say, so of phases that weigh them alike the
+        highest sum is enough.
+        """
+        highest: dict[tuple[float, ...], Tensor] = {}
         for phases, cosines in self._scanned(query):
             for number, phase in enumerate(phases):
                 alignments = alignments_of_phase(phase)
@@ -141,10 +148,14 @@ class _Scoring:
                     self._told(phase, modality, cosines[modality][number], alignments, sign)
                     for modality in self.terms.modalities
                 ]
-                score = _together(told, self.terms.balance, sign)
-                best = score if best is None else torch.maximum(best, score)
-        assert best is not None
-        return best
+                weights: tuple[float, ...] = (1.0,)
+                if len(told) > 1:
+                    weights = weights_of(told[0].weight, told[1].weight, self.terms.balance)
+                total = _sum_of(told, weights)
+                before = highest.get(weights)
+                highest[weights] = total if before is None else torch.maximum(before, total, out=before)
+        together = [_together(total, weights, sign) for weights, total in highest.items()]
+        return functools.reduce(torch.maximum, together)
 
     def _scanned(self, query: Query) -> "Iterator[tuple[list[Phase], dict[Modality, list[_Cosines]]]]":
         """Phases, as many as may be held, with the cosines of their windows with all moments by library modality."""
@@ -171,12 +182,15 @@ class _Scoring:
         asked, sequence = phase.asks(searched)
         calibration = self.calibrate(asked, searched, sequence.offset_seconds)
         mean, present = self._mean(cosines.values, searched, alignments, sequence.offset_seconds, calibration.mean)
-        steps = np.linspace(_LEAST_COSINE, _MOST_COSINE, _NUM_STEPS + 1)
-        edge = steps[1:] + cosines.error if sign > 0 else steps[:-1] - cosines.error
-        table = calibration.surprise(edge.clip(max=1.0 + _SLACK))
-        surprise = _read(mean, table, _LEAST_COSINE, _MOST_COSINE, sign)
+        key = (id(calibration), cosines.error, sign)
+        table = self._tables.get(key)
+        if table is None:
+            steps = np.linspace(_LEAST_COSINE, _MOST_COSINE, _NUM_STEPS + 1)
+            edge = steps[1:] + cosines.error if sign > 0 else steps[:-1] - cosines.error
+            table = self._tables[key] = _raised(calibration.surprise(edge.clip(max=1.0 + _SLACK)), sign)
+        surprise = _read(mean, table, _LEAST_COSINE, _MOST_COSINE)
         return _Told(
-            surprise=surprise if present is None else surprise.masked_fill(~present, -math.inf),
+            surprise=surprise if present is None else surprise.masked_fill_(~present, -math.inf),
             weight=calibration.weight,
         )
 
@@ -192,7 +206,7 @@ class _Scoring:
         there = torch.from_numpy(has)
         total = torch.zeros(len(alignments))
         present = torch.zeros(len(alignments), dtype=torch.bool)
-        # The last place is for windows that fall on no moment.
+        # The last place, which is number -1 too, is for windows that fall on no moment.
         row = torch.empty(len(self.moments) + 1)
         row[-1] = neutral
         for values, offset in zip(cosines, offset_seconds, strict=True):
@@ -200,10 +214,10 @@ class _Scoring:
             if not is_complete:
                 row[:-1].masked_fill_(~there, neutral)
             moment = torch.from_numpy(follow(self.moments, alignments, float(offset)))
+            total += row[moment]
             found = moment >= 0
-            total += row[torch.where(found, moment, len(self.moments))]
             present |= found if is_complete else found & there[moment]
-        return total / len(offset_seconds), present
+        return total.div_(len(offset_seconds)), None if bool(present.all()) else present
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -212,28 +226,39 @@ class _Cosines:
     error: float  # that they may be off
 
 
-def _together(told: list[_Told], balance: float, sign: int) -> Tensor:
+def _sum_of(told: Sequence[_Told], weights: tuple[float, ...]) -> Tensor:
+    """float32 (C,): the weighted sum of what is told, -inf where nothing is; one missing piece counts as p = 1/2."""
     if len(told) == 1:
         return told[0].surprise
-    sound, picture = told
-    weights = weights_of(sound.weight, picture.weight, balance)
-    missing = torch.isinf(sound.surprise) & torch.isinf(picture.surprise)
-    total = torch.zeros_like(sound.surprise)
+    missing = torch.isinf(told[0].surprise) & torch.isinf(told[1].surprise)
+    total = torch.zeros_like(told[0].surprise)
     for each, weight in zip(told, weights, strict=True):
-        total += weight * torch.where(torch.isinf(each.surprise), NEUTRAL_SURPRISE, each.surprise)
-    least, most = 0.0, float(total.max()) * (1.0 + _SLACK) + _SLACK
+        total.add_(each.surprise.nan_to_num_(neginf=NEUTRAL_SURPRISE), alpha=weight)
+    return total.masked_fill_(missing, -math.inf)
+
+
+def _together(total: Tensor, weights: tuple[float, ...], sign: int) -> Tensor:
+    """float32, as `total`: the surprise that a weighted sum of pieces of evidence comes to."""
+    if len(weights) == 1:
+        return total
+    missing = torch.isinf(total)
+    least, most = 0.0, max(0.0, float(total.max())) * (1.0 + _SLACK) + _SLACK
     steps = np.linspace(least, most, _NUM_STEPS + 1)
     # What the two say together depends on the weighted sum alone, so all of it may come from one of them.
     heavy = int(weights[1] > weights[0])
     alone = (steps[1:] if sign > 0 else steps[:-1]) / weights[heavy]
     nothing = np.zeros(_NUM_STEPS)
     pieces = (alone, nothing) if heavy == 0 else (nothing, alone)
-    table = combined_surprise(pieces[0], weights[0], pieces[1], weights[1])
-    return _read(total, table, least, most, sign).masked_fill(missing, -math.inf)
+    table = _raised(combined_surprise(pieces[0], weights[0], pieces[1], weights[1]), sign)
+    return _read(total, table, least, most).masked_fill_(missing, -math.inf)
 
 
-def _read(values: Tensor, table: np.ndarray, least: float, most: float, sign: int) -> Tensor:
-    """float32, as `values`: what a table of equal steps from `least` to `most` says, and what rounding may add."""
-    raised = torch.from_numpy((table + sign * _SLACK * (1.0 + np.abs(table))).astype(np.float32))
+def _raised(table: np.ndarray, sign: int) -> Tensor:
+    """float32: a table with what rounding may add."""
+    return torch.from_numpy((table + sign * _SLACK * (1.0 + np.abs(table))).astype(np.float32))
+
+
+def _read(values: Tensor, table: Tensor, least: float, most: float) -> Tensor:
+    """float32, as `values`: what a table of equal steps from `least` to `most` says."""
     step = (values - least).mul_(len(table) / (most - least)).clamp_(0, len(table) - 1).to(torch.int32)
-    return raised[step]
+    return table[step]

@@ -8,7 +8,7 @@ in a longer stretch; and as long as an alignment that was left out could still b
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +19,17 @@ import torch
 from torch import Tensor
 
 from lookhear.search.bounds import Bounds, bounds
-from lookhear.search.calibration import Calibration, calibrate
+from lookhear.search.calibration import Calibration, Pairs, calibrate
 from lookhear.search.filters import narrowed
 from lookhear.search.library import Library, LibraryFile, Modality, Moments, Stretches, Vectors, part_of, runs
-from lookhear.search.matrix import Matrix, open_matrix
+from lookhear.search.matrix import Matrix, bfloat16_is_fast, max_error, open_matrix, products
 from lookhear.search.query import Calibrate, Found, Hit, Terms, find_spans
 from lookhear.search.snapshot import BOTH, Snapshot
 
+# Of a library in memory with so many moments all are scored exactly.
+_FEW = 2048
+# How far sums of float32 products may be apart.
+_SUM_ERROR = 1e-5
 # Alignments on the first shortlist, and for each hit.
 _SHORTLIST, _SHORTLIST_A_HIT = 32, 4
 # Moments on either side that are read with an alignment, before a hit is known to need more; and times more then.
@@ -80,8 +84,8 @@ class LargeLibrary(Moments):
     def find(self, terms: Terms, calibrate: Calibrate) -> list[Hit]:
         """The hits; the library is not empty."""
         _, passes = narrowed(self.files, terms.where)
-        found = _find(self, self.shortlist(terms, calibrate, passes), terms, calibrate)
-        return [] if found is None else found.hits(terms)
+        reader = _Reader(self, terms.modalities)
+        return _find(self, reader.part, self.shortlist(terms, calibrate, passes), terms, calibrate)
 
     def sample(self, reach_seconds: float) -> Library:
         """Stretches from everywhere, always the same, in which spans of `reach_seconds` lie: to calibrate scores on."""
@@ -203,7 +207,35 @@ def find_hits(library: AnyLibrary, terms: Terms, calibrate: Calibrate) -> list[H
         return []
     if isinstance(library, LargeLibrary):
         return library.find(terms, calibrate)
-    return find_spans(library, terms, calibrate).hits(terms)
+    if len(library) <= _FEW:
+        return find_spans(library, terms, calibrate).hits(terms)
+    # The same hits, several times faster: exact scores are computed of the moments that can be among the best.
+    _, passes = narrowed(library.files, terms.where)
+    shortlist = _Scanned(bounds(library, _Held(library), terms, calibrate, passes))
+    return _find(library, library.part, shortlist, terms, calibrate, times=_MORE)
+
+
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """What `bounds` scans of a library in memory."""
+
+    library: Library
+
+    def cosines(self, modality: Modality, vectors: Tensor) -> Tensor:
+        """(W, M), off by `max_error`."""
+        if bfloat16_is_fast():
+            return products(self.library.rounded[modality].rows, vectors)
+        return vectors @ self.library.vectors(modality).T
+
+    def max_error(self, vectors: Tensor) -> float:
+        """How far a cosine of `cosines` may be off."""
+        if not bfloat16_is_fast():
+            return _SUM_ERROR
+        return max(max_error(vectors, each.rounding, each.length) for each in self.library.rounded.values())
+
+    def has(self, modality: Modality) -> np.ndarray:
+        """bool (M,): which moments have a vector of this modality."""
+        return self.library.has(modality)
 
 
 class Calibrations:
@@ -211,6 +243,7 @@ class Calibrations:
 
     def __init__(self) -> None:
         self._known: dict[tuple[Any, ...], Calibration] = {}
+        self._pairs: dict[tuple[Any, ...], Pairs] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -227,7 +260,7 @@ class Calibrations:
             known = self._known.get(key)
         if known is None:
             some = library if isinstance(library, Library) else library.sample(float(offset_seconds[-1]))
-            known = calibrate(some, asked, searched, offset_seconds, likeness=likeness)
+            known = calibrate(some, asked, searched, offset_seconds, likeness=likeness, known=self._pairs)
             with self._lock:
                 while len(self._known) >= _MAX_CALIBRATIONS:
                     del self._known[next(iter(self._known))]  # the oldest
@@ -259,20 +292,27 @@ class _Scanned:
 # ---- from a shortlist to hits
 
 
-def _find(library: LargeLibrary, shortlist: Shortlist, terms: Terms, calibrate: Calibrate) -> Found | None:
-    """The best spans; None where nothing can be compared."""
+def _find(
+    library: Moments,
+    read: Callable[[Stretches], Library],
+    shortlist: Shortlist,
+    terms: Terms,
+    calibrate: Calibrate,
+    *,
+    times: int = 1,
+) -> list[Hit]:
+    """The best hits; `read` gives parts of the library. A first shortlist is so many times as long as usual."""
     most = max(_MOST_READ, _MOST_READ_A_HIT * terms.num_spans)
-    count = max(_SHORTLIST, _SHORTLIST_A_HIT * terms.num_spans)
+    count = times * max(_SHORTLIST, _SHORTLIST_A_HIT * terms.num_spans)
     a_span = math.ceil(terms.reach_seconds / library.hop_seconds) + 2 * _MARGIN
     extents = shortlist.best(max(terms.num_spans, min(count, most // a_span)))
-    reader = _Reader(library, terms.modalities)
     wider: list[_Run] = []
     margin, found = _MARGIN, None
     while len(extents):
         stretches = _stretches(library, extents, wider)
         if found is not None and int((stretches.end - stretches.first).sum()) > most:
             break  # so many alike that the order of the last ones means nothing
-        part = reader.part(stretches)
+        part = read(stretches)
         found = find_spans(part, terms, calibrate)
         reaching = _reaching(part, found)
         if reaching:
@@ -285,7 +325,7 @@ def _find(library: LargeLibrary, shortlist: Shortlist, terms: Terms, calibrate: 
         if not reaching and len(more) <= len(extents):
             break
         extents = more
-    return found
+    return [] if found is None else found.hits(terms)
 
 
 class _Reader:

@@ -208,6 +208,11 @@ class Library(Moments, Vectors):
         return part_of(self, stretches, self.of(stretches.rows))
 
     @cached_property
+    def rounded(self) -> "dict[Modality, Rounded]":
+        """The vectors in bfloat16, made when they are first asked for."""
+        return {"sound": _rounded(self.audio), "picture": _rounded(self.visual)}
+
+    @cached_property
     def content_rank(self) -> np.ndarray:
         """int64 (M,): equal for moments of one content, also where stretches of it are files of their own."""
         ranks: dict[str, int] = {}
@@ -223,6 +228,21 @@ class Library(Moments, Vectors):
         early = self.cut_before[file_rank] & (from_seconds < begin[file_rank] - 1e-6)
         late = self.cut_after[file_rank] & (to_seconds > finish[file_rank] + 1e-6)
         return ~(early | late)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rounded:
+    """Vectors as a quick scan reads them."""
+
+    rows: Tensor  # bfloat16 (M, E)
+    rounding: float  # the largest length of (vector - vector in bfloat16)
+    length: float  # the largest of a vector
+
+
+def _rounded(vectors: Tensor) -> Rounded:  # of at least one
+    rows = vectors.bfloat16()
+    rounding = (vectors - rows.float()).norm(dim=1).max()
+    return Rounded(rows=rows, rounding=float(rounding), length=float(vectors.norm(dim=1).max()))
 
 
 def part_of(moments: Moments, stretches: Stretches, vectors: Vectors) -> Library:

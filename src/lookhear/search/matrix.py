@@ -83,28 +83,40 @@ class Matrix:
     def cosines(self, modality: Modality, vectors: Tensor) -> Tensor:
         """(W, P), bfloat16 or float32: dot products within -1..1 of vectors (W, E) with all rows, off by `max_error` at
         most."""
-        matrix = self.audio if modality == "sound" else self.visual
-        is_fast = _bfloat16_is_fast()
-        asked = vectors.bfloat16() if is_fast else vectors
-        found = torch.empty(len(vectors), len(matrix), dtype=asked.dtype)
-        with torch.inference_mode():
-            for first in range(0, len(matrix), _ROWS_A_PRODUCT):
-                some = matrix[first : first + _ROWS_A_PRODUCT]
-                product = asked @ some.T if is_fast else (some.float() @ asked.T).T
-                found[:, first : first + len(some)] = product
-        return found
+        return products(self.audio if modality == "sound" else self.visual, vectors)
 
     def max_error(self, vectors: Tensor) -> float:
-        """How far a cosine of one of `vectors` (W, E) may be off, by the inequality of Cauchy and Schwarz."""
-        own = float((vectors - vectors.bfloat16().float()).norm(dim=1).max()) if _bfloat16_is_fast() else 0.0
-        output = _OUTPUT_ERROR if _bfloat16_is_fast() else 0.0
-        length = float(vectors.norm(dim=1).max())
-        # A rounded row is longer than the row by no more than its own rounding.
-        return self.rows.rounding * length + own * (self.rows.length + self.rows.rounding) + output + _SUM_ERROR
+        """How far a cosine of one of `vectors` (W, E) may be off."""
+        return max_error(vectors, self.rows.rounding, self.rows.length)
+
+
+def products(matrix: Tensor, vectors: Tensor) -> Tensor:
+    """(W, P), bfloat16 or float32: of vectors (W, E) with bfloat16 rows (P, E), in whichever way is fast here."""
+    is_fast = bfloat16_is_fast()
+    asked = vectors.bfloat16() if is_fast else vectors
+    found = torch.empty(len(vectors), len(matrix), dtype=asked.dtype)
+    with torch.inference_mode():
+        for first in range(0, len(matrix), _ROWS_A_PRODUCT):
+            some = matrix[first : first + _ROWS_A_PRODUCT]
+            product = asked @ some.T if is_fast else (some.float() @ asked.T).T
+            found[:, first : first + len(some)] = product
+    return found
+
+
+def max_error(vectors: Tensor, rounding: float, length: float) -> float:
+    """How far one of `products` may be off, by the inequality of Cauchy and Schwarz.
+
+    `rounding` is the largest length of what rows lost when they were rounded, `length` the largest of a row before.
+    """
+    is_fast = bfloat16_is_fast()
+    own = float((vectors - vectors.bfloat16().float()).norm(dim=1).max()) if is_fast else 0.0
+    # A rounded row is longer than the row by no more than its own rounding.
+    error = rounding * float(vectors.norm(dim=1).max()) + own * (length + rounding)
+    return error + (_OUTPUT_ERROR if is_fast else 0.0) + _SUM_ERROR
 
 
 @functools.cache
-def _bfloat16_is_fast() -> bool:
+def bfloat16_is_fast() -> bool:
     """Whether this machine multiplies bfloat16 numbers faster than it turns them into float32 and multiplies these."""
     # More than a cache holds.
     matrix, vectors = torch.ones(16_384, 768, dtype=torch.bfloat16), torch.ones(1, 768)
