@@ -29,6 +29,8 @@ _LEAST_COSINE, _MOST_COSINE = -1.02, 1.02
 _SLACK = 1e-5
 # Cosines that are held at once.
 _MAX_COSINES = 1 << 27
+# Offsets of which it is remembered where windows fall.
+_MAX_PLACES = 8
 # Bounds that are compared by their highest first.
 _BLOCK = 64
 
@@ -104,8 +106,9 @@ class _Scoring:
     scan: Scan
     terms: Terms
     calibrate: Calibrate
-    # By calibration, error and sign: what its cosines say.
+    # By calibration, error and sign: what its cosines say; by offset: where windows fall.
     _tables: dict[tuple[int, float, int], Tensor] = field(default_factory=dict)
+    _places: dict[float, Tensor] = field(default_factory=dict)
 
     def on_moments(self) -> Tensor:
         """float32 (M,): the mean of the examples, less what a counter-example matches better than a median pair."""
@@ -203,21 +206,30 @@ class _Scoring:
         is_on_moments = alignments.start_seconds is self.moments.start_seconds
         if is_on_moments and len(offset_seconds) == 1 and offset_seconds[0] == 0.0:
             return cosines[0].float(), None if is_complete else torch.from_numpy(has)
-        there = torch.from_numpy(has)
+        there = torch.from_numpy(np.append(has, False))
         total = torch.zeros(len(alignments))
         present = torch.zeros(len(alignments), dtype=torch.bool)
-        # The last place, which is number -1 too, is for windows that fall on no moment.
+        # The last place is for windows that fall on no moment.
         row = torch.empty(len(self.moments) + 1)
         row[-1] = neutral
         for values, offset in zip(cosines, offset_seconds, strict=True):
             row[:-1] = values
             if not is_complete:
-                row[:-1].masked_fill_(~there, neutral)
-            moment = torch.from_numpy(follow(self.moments, alignments, float(offset)))
-            total += row[moment]
-            found = moment >= 0
-            present |= found if is_complete else found & there[moment]
+                row.masked_fill_(~there, neutral)
+            place = self._place(alignments, float(offset))
+            total += row.index_select(0, place)
+            present |= there.index_select(0, place)
         return total.div_(len(offset_seconds)), None if bool(present.all()) else present
+
+    def _place(self, alignments: Alignments, offset: float) -> Tensor:
+        """int64 (C,): the moment so many seconds after each alignment, M where there is none."""
+        known = self._places.get(offset) if self.terms.is_anywhere else None
+        if known is None:
+            moment = follow(self.moments, alignments, offset)
+            known = torch.from_numpy(np.where(moment < 0, len(self.moments), moment).astype(np.int64))
+            if self.terms.is_anywhere and len(self._places) < _MAX_PLACES:  # all phases have the same alignments
+                self._places[offset] = known
+        return known
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -261,4 +273,4 @@ def _raised(table: np.ndarray, sign: int) -> Tensor:
 def _read(values: Tensor, table: Tensor, least: float, most: float) -> Tensor:
     """float32, as `values`: what a table of equal steps from `least` to `most` says."""
     step = (values - least).mul_(len(table) / (most - least)).clamp_(0, len(table) - 1).to(torch.int32)
-    return table[step]
+    return table.index_select(0, step)

@@ -212,7 +212,7 @@ def find_hits(library: AnyLibrary, terms: Terms, calibrate: Calibrate) -> list[H
     # The same hits, several times faster: exact scores are computed of the moments that can be among the best.
     _, passes = narrowed(library.files, terms.where)
     shortlist = _Scanned(bounds(library, _Held(library), terms, calibrate, passes))
-    return _find(library, library.part, shortlist, terms, calibrate, times=_MORE)
+    return _find(library, library.part, shortlist, terms, calibrate, times=2)
 
 
 @dataclass(frozen=True, eq=False)
