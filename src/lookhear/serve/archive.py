@@ -206,7 +206,9 @@ class Archive:
         where = self._where(asked.filters)
         least = -math.inf if asked.at_least is None else asked.at_least
         top = number * size + 1
-        found = self.index.find(request, within=asked.within, balance=asked.balance, where=where, top=top)
+        found = self.index.find(
+            request, within=asked.within, balance=asked.balance, likeness=asked.likeness, where=where, top=top
+        )
         kept = [hit for hit in found if hit.score >= least]
         return _Page(
             hits=tuple(kept[(number - 1) * size : number * size]),

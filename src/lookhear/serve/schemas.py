@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from lookhear.search.export import Format
+from lookhear.search.library import LIKENESS
 
 Seconds = Annotated[float, Field(ge=-1e6, le=1e7, allow_inf_nan=False)]
 FileId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32,64}$")]
@@ -73,6 +74,12 @@ class Search(Value):
     )
     within: Literal["both", "sound", "picture"] = Field(default="both", description="what of the library is compared")
     balance: float = Field(default=0.5, ge=0, le=1, description="where both are: 1 is sound only, 0 is picture only")
+    likeness: float = Field(
+        default=LIKENESS,
+        ge=0,
+        le=1,
+        description="sound with sound, picture with picture: 1 finds this very shot, 0 what the model takes for the same",
+    )
     filters: Filters = Filters()
     at_least: float | None = Field(
         default=None, ge=0, le=1000, allow_inf_nan=False, description="hits that score less are left out"
