@@ -352,6 +352,7 @@ class _Crawl:
         known = self._known.get(file.file_id)
         if known is not None:
             row = _row(file, known.status, known.reason, seconds=known.seconds, num_moments=known.num_moments)
+            row = replace(row, labels=known.labels)
         else:
             row = self._new_row(file)
             if file.doubt:

@@ -41,6 +41,7 @@ from lookhear.search.facts import (
     switch_to_next,
     write_facts,
 )
+from lookhear.search.labelled import from_text
 from lookhear.search.large import AnyLibrary, Calibrations, scanned_library
 from lookhear.search.library import LIKENESS, LibraryFile
 from lookhear.search.tables import FileRow, MomentRows, Tables
@@ -346,6 +347,7 @@ class Index:
                     status=rows[0].status,
                     seconds=rows[0].seconds,
                     modified=tuple(row.mtime_ns / 1e9 for row in rows),
+                    labels=from_text(rows[0].labels),
                 )
             )
         contents.sort(key=lambda content: content.path)

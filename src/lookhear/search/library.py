@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lookhear.search.labelled import FileLabels
+
 Modality = Literal["sound", "picture"]
 # How much looks count beside meaning within one modality, unless a search says otherwise.
 LIKENESS = 0.5
@@ -38,6 +40,7 @@ class LibraryFile:
     status: str = "ok"
     seconds: float = 0.0  # from the start of its first track to the end of its last
     modified: tuple[float, ...] = ()  # of `path` and of each copy: seconds since 1970; empty where it is not known
+    labels: FileLabels | None = None  # None where no classifier was asked
 
     @property
     def places(self) -> tuple[Path, ...]:

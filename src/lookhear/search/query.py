@@ -62,6 +62,7 @@ class Hit:
     matched: Literal["sound", "picture", "both"]  # what of the library matched
     status: str  # of the file: ok, sound_only, picture_only or partial
     copies: tuple[str, ...] = ()  # other files of the library with the very same bytes
+    labels: tuple[str, ...] = ()  # that a classifier gave to any of its seconds, the most probable first
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -270,6 +271,8 @@ def find_spans(library: Library, terms: Terms, calibrate: Calibrate) -> Found:
         hidden |= own & (match.start_seconds < place.end_seconds) & (match.start_seconds + span > place.start_seconds)
     overhang = 0.5 * (terms.reach_seconds - span)
     hidden |= ~library.holds(file_rank, match.start_seconds - overhang, match.start_seconds + span + overhang)
+    if terms.where is not None:
+        hidden |= ~terms.where.passes_moments(library.files, file_rank, match.start_seconds, match.start_seconds + span)
     match = replace(match, score=np.where(hidden, np.nan, match.score))
     alignments = Alignments(file_rank=file_rank, start_seconds=match.start_seconds)
     spans = merge_alignments(library, alignments, match.score, match.cosine, span_seconds=span, top=terms.num_spans)
@@ -406,7 +409,16 @@ def _hit(file: LibraryFile, match: _Match, span: Span) -> Hit:
         matched=_MATCHED[int(match.matched[span.peak])],
         status=file.status,
         copies=tuple(map(str, file.copies)),
+        labels=labels_between(file, span.start_seconds, span.end_seconds),
     )
+
+
+def labels_between(file: LibraryFile, start_seconds: float, end_seconds: float) -> tuple[str, ...]:
+    """What a classifier named in these seconds of a file, the most probable first, each once."""
+    if file.labels is None:
+        return ()
+    found = [each for each in file.labels.stretches if each.meets(start_seconds, end_seconds)]
+    return tuple(dict.fromkeys(each.label for each in sorted(found, key=lambda each: -each.score)))
 
 
 def hits_frame(hits: Several[Hit]) -> "pandas.DataFrame":

@@ -35,6 +35,7 @@ class FileRow:
     reason: str
     seconds: float  # from the start of its first track to the end of its last
     num_moments: int
+    labels: str = ""  # what a classifier found in it (`labelled.py`); empty where none was asked
 
     @property
     def full_path(self) -> Path:
@@ -84,6 +85,7 @@ class Tables:
                         ("reason", pa.string()),
                         ("seconds", pa.float64()),
                         ("num_moments", pa.int64()),
+                        ("labels", pa.string()),
                     ]
                 )
                 moments = pa.schema(

@@ -78,7 +78,7 @@ class Search(Value):
         default=LIKENESS,
         ge=0,
         le=1,
-        description="sound with sound, picture with picture: 1 finds this very shot, 0 what means the same to the model",
+        description="sound with sound, picture with picture: 1 finds this very shot, 0 what the model takes for it",
     )
     filters: Filters = Filters()
     at_least: float | None = Field(
