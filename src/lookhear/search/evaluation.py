@@ -6,10 +6,10 @@ one of its frames among the pictures) and across (its sound among the pictures, 
 is found by a hit in its own file whose peak lies within `TOLERANCE_SECONDS` of the piece's middle; for pieces, not for
 single frames, also how well hit and piece overlap in time is judged (temporal IoU).
 
-Beside the model: the same model with weights that were drawn and never trained; within a kind its vectors without the
-plain descriptions that an index keeps beside them (`likeness.py`), and plain features alone, of another make; and
-across kinds the same model with one frame a window instead of all of them, and, when a still is the question, the best
-of several stills of the piece. Chance is what a draw among all moments of the library would find.
+Beside the model: the same model with weights that were drawn and never trained; within a kind what the model's vectors
+find alone, and the plain descriptions that an index keeps beside them (`likeness.py`), and plain features of another
+make; and across kinds the same model with one frame a window instead of all of them, and, when a still is the question,
+the best of several stills of the piece. Chance is what a draw among all moments of the library would find.
 """
 
 import random
@@ -57,7 +57,9 @@ QUESTIONS: tuple[Question, ...] = (
     "frame_to_sound",
 )
 _WITHIN_A_KIND: tuple[Question, ...] = ("sound_to_sound", "frame_to_picture")
-Method = Literal["model", "meaning", "untrained", "plain", "one_frame", "best_still"]
+Method = Literal["model", "meaning", "looks", "untrained", "plain", "one_frame", "best_still"]
+# What one half of the vectors finds alone, by how much likeness counts.
+_HALVES: dict[Method, float] = {"meaning": 0.0, "looks": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,9 +346,10 @@ def evaluate_search(
         plain = _Plain(folder, library.facts.hop_seconds)
         for question in _WITHIN_A_KIND:
             answers[question]["plain"] = [plain.ask(question, piece) for piece in pieces]
-            answers[question]["meaning"] = [
-                _ask(library, question, piece, _STILLS // 2, likeness=0.0) for piece in pieces
-            ]
+            for half, likeness in _HALVES.items():
+                answers[question][half] = [
+                    _ask(library, question, piece, _STILLS // 2, likeness=likeness) for piece in pieces
+                ]
         answers["frame_to_sound"]["best_still"] = [_best_still(library, piece) for piece in pieces]
     figures = {
         question: {name: found for name, given in by_method.items() if (found := _judge(question, pieces, given))}

@@ -259,6 +259,7 @@ class Archive:
             longer_seconds=filters.longer_seconds,
             shorter_seconds=filters.shorter_seconds,
             status=filters.status,
+            label=filters.label or None,
         )
 
     def _hit(self, catalogue: Catalogue, hit: Hit) -> schemas.SearchHit | None:
@@ -282,6 +283,7 @@ class Archive:
             status=hit.status,
             seconds=row.seconds,
             copies=tuple(map(shown, hit.copies)),
+            labels=hit.labels,
         )
 
 

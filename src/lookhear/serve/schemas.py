@@ -63,6 +63,9 @@ class Filters(Value):
     status: tuple[Kind, ...] = Field(
         default=(), max_length=4, description="ok: sound and picture; none: files of all kinds"
     )
+    label: Text | None = Field(
+        default=None, description="only moments to which the classifier of `lookhear label` gave this label"
+    )
 
 
 class Search(Value):
@@ -117,6 +120,7 @@ class SearchHit(Value):
     status: str = Field(description="ok, sound_only, picture_only or partial")
     seconds: float = Field(description="length of the file")
     copies: tuple[str, ...] = Field(description="other files with the very same bytes")
+    labels: tuple[str, ...] = Field(description="of `lookhear label`, the most probable first")
 
 
 class Found(Value):
