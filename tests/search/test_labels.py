@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -108,6 +109,12 @@ def test_forgotten_files_leave_no_label(place: Path, classifier: Embedder) -> No
     found = labels_of(place)
     assert set(found) == {"1.mp4", "copy.mp4"}
     assert all(found.values())
+
+
+@pytest.mark.parametrize(("mode", "matched"), [("audio", "sound"), ("visual", "picture")])
+def test_what_the_classifier_reads_is_what_matched(place: Path, mode: Literal["audio", "visual"], matched: str) -> None:
+    named(classifier_embedder(NAMES, mode=mode), place)
+    assert {labels.matched for labels in labels_of(place).values() if labels} == {matched}
 
 
 def test_models_and_settings_that_cannot_be(place: Path, classifier: Embedder) -> None:

@@ -10,11 +10,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from lookhear.errors import IndexStateError, MediaError
-from lookhear.models.classifier import streams_of
-from lookhear.models.transformer import Stream
 from lookhear.progress import Progress, quiet
 from lookhear.search.filters import Where, narrowed
 from lookhear.search.index import Index
@@ -24,7 +22,7 @@ from lookhear.search.query import Hit, labels_between
 from lookhear.search.summary import Refused
 from lookhear.search.survey import stat_of
 from lookhear.search.tables import FileRow
-from lookhear.tasks.labels.logits import classes_of, classifier_of
+from lookhear.tasks.labels.logits import classes_of, read_by
 from lookhear.tasks.labels.moments import DEFAULT_THRESHOLD, classify
 
 if TYPE_CHECKING:
@@ -87,7 +85,7 @@ def label(
             except MediaError as error:
                 left_out += [Refused(path=str(row.full_path), reason=str(error)) for row in same]
                 continue
-            labels = FileLabels(made_by=made_by, matched=_read_by(embedder), stretches=stretches)
+            labels = FileLabels(made_by=made_by, matched=read_by(embedder), stretches=stretches)
             done += [replace(row, labels=to_text(labels)) for row in same]
             num_labelled += len(same)
             if time.monotonic() - last_write >= _WRITE_SECONDS:
@@ -128,11 +126,6 @@ def _stretches(
         )
         for moment in found
     )
-
-
-def _read_by(embedder: "Embedder") -> Literal["sound", "picture", "both"]:
-    streams = streams_of(classifier_of(embedder).config.mode)
-    return "both" if len(streams) > 1 else "sound" if Stream.AUDIO in streams else "picture"
 
 
 def find_label(
