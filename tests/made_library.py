@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from lookhear.search.calibration import calibrate
-from lookhear.search.library import Library, LibraryFile
+from lookhear.search.library import LIKENESS, Library, LibraryFile
 from lookhear.search.query import Hit, Phase, Query, Sequence, find_moments
 from lookhear.search.tables import MomentRows
 
@@ -54,7 +54,8 @@ def query_of(vectors: torch.Tensor, *, offset: float = 0.0, picture: bool = Fals
 
 
 def search(library: Library, query: Query, **options: object) -> list[Hit]:
-    return find_moments(library, query, lambda *asked: calibrate(library, *asked), **options)  # type: ignore[arg-type]
+    weight = {"likeness": options.get("likeness", LIKENESS)}
+    return find_moments(library, query, lambda *asked: calibrate(library, *asked, **weight), **options)  # type: ignore[arg-type]
 
 
 def parts_of(library: Library, ranks: Iterable[int]) -> list[MomentRows]:

@@ -8,6 +8,7 @@ The public names, all of which can be used as `lookhear.NAME`:
 - `Index(path).search(sound=..., picture=..., clip=..., like=...)` -> list of `Hit`: find moments; `Where` filters,
   `hits_frame(hits)` makes a pandas frame.
 - `forget(paths, index_path=...)`, `watch(folders, ...)`: take files out of an index, keep it up to date.
+- `label(classifier, index_path=...)`: names what is heard and seen in the files of an index.
 - `prepare(folder, store)`, `pretrain(recipe, store=..., folder=...)`: learn from your own videos.
 - `report_runs(run_folders, out="report.html")`: one page about one or several runs.
 - `classify(path, model=...)` -> list of `LabelledMoment`; `evaluate_classification`, `evaluate_recognition` (whole
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from lookhear.search.filters import Where
     from lookhear.search.forget import forget
     from lookhear.search.index import Index
+    from lookhear.search.labels import label
     from lookhear.search.query import Hit, hits_frame
     from lookhear.search.watch import watch
     from lookhear.tasks.embed import embed
@@ -93,6 +95,7 @@ __all__ = [
     "hits_frame",
     "index",
     "inpaint",
+    "label",
     "load",
     "localize",
     "localize_sound",
@@ -135,6 +138,7 @@ _HOMES = {
     "hits_frame": "lookhear.search.query",
     "index": "lookhear.search.crawl",
     "inpaint": "lookhear.tasks.inpainting",
+    "label": "lookhear.search.labels",
     "load": "lookhear.embedder",
     "localize": "lookhear.tasks.localization.overlays",
     "localize_sound": "lookhear.tasks.localization.overlays",

@@ -4,7 +4,7 @@ M windows, S samples, C picture channels (3 x the pictures of a window), H rows,
 A sound window and a picture window are the same window of the file's clock.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -233,16 +233,18 @@ class Embedder:
         assert isinstance(output, Output)
         return output
 
-    # ---- inside
-
-    def _embed_file(
+    def read_windows(
         self,
-        path: Path,
+        path: str | Path,
         plan: WindowPlan,
         *,
         start_seconds: float | None = None,
         end_seconds: float | None = None,
-    ) -> Embeddings:
+    ) -> Iterator[Windows]:
+        """The raw windows of a file, or of the part between two times, a stretch after the other.
+
+        Raises MediaError for a file that cannot be read or has nothing in that part.
+        """
         with open_media(path) as media:
             info = media.info
             beyond = (start_seconds is not None and start_seconds >= info.end_seconds) or (
@@ -254,7 +256,21 @@ class Embedder:
                     "there is nothing in the part that was asked for"
                 )
             spans = plan.spans(info, start_seconds=start_seconds, end_seconds=end_seconds)
-            return join_embeddings([self.embed_windows(windows) for _, windows in plan.read(media, spans)])
+            for _, windows in plan.read(media, spans):
+                yield windows
+
+    # ---- inside
+
+    def _embed_file(
+        self,
+        path: Path,
+        plan: WindowPlan,
+        *,
+        start_seconds: float | None = None,
+        end_seconds: float | None = None,
+    ) -> Embeddings:
+        windows = self.read_windows(path, plan, start_seconds=start_seconds, end_seconds=end_seconds)
+        return join_embeddings([self.embed_windows(some) for some in windows])
 
     def _rows(
         self, raw: np.ndarray, present: np.ndarray, modality: Literal["audio", "visual"], *, part: Part = "embedding"

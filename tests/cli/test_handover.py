@@ -31,6 +31,7 @@ def hits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Hit]:
         window_seconds=1.0,
         hop_seconds=0.5,
         embedding_width=8,
+        plain_width=0,
         libraries=(str((tmp_path / "media").resolve()),),
     )
     (tmp_path / "lookhear.index").mkdir()
@@ -51,7 +52,7 @@ def test_printed_as_before(hits: list[Hit], capsys: pytest.CaptureFixture[str]) 
     by_flag = capsys.readouterr().out
     assert search("--format", "json") == 0
     assert capsys.readouterr().out == by_flag
-    assert json.loads(by_flag) == [asdict(hit) | {"copies": []} for hit in hits]
+    assert json.loads(by_flag) == [asdict(hit) | {"copies": [], "labels": []} for hit in hits]
 
 
 def test_a_timeline_on_stdout_and_the_rest_on_stderr(hits: list[Hit], capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,9 +42,11 @@ def test_all_that_can_be_asked_is_what_python_finds(made: Path, capsys: pytest.C
     direct = found.search(sound=[clip, other], picture=clip, not_sound=no)
     assert [hit["path"] for hit in both] == [hit.path for hit in direct]
     assert [hit["score"] for hit in both] == [hit.score for hit in direct]
-    like = asked(made, capsys, "--like", "clip3.mp4@2.4", "--not-like", "clip0.mp4@1", "--in", "sound", "--top", "3")
-    direct = found.search(like="clip3.mp4@2.4", not_like="clip0.mp4@1", within="sound", top=3)
+    words = ("--like", "clip3.mp4@2.4", "--not-like", "clip0.mp4@1", "--in", "sound", "--likeness", "0.9")
+    like = asked(made, capsys, *words)
+    direct = found.search(like="clip3.mp4@2.4", not_like="clip0.mp4@1", within="sound", likeness=0.9)
     assert [hit["peak_seconds"] for hit in like] == [hit.peak_seconds for hit in direct]
+    assert [hit["cosine"] for hit in like] == [hit.cosine for hit in direct]
     first = asked(made, capsys, "--clip", str(clip), "--top", "2", "--balance", "0.9")
     second = asked(made, capsys, "--clip", str(clip), "--top", "2", "--balance", "0.9", "--page", "2")
     assert first + second == asked(made, capsys, "--clip", str(clip), "--top", "4", "--balance", "0.9")

@@ -139,7 +139,7 @@ def test_the_recall_that_is_kept_is_the_recall_that_is(library: Library, tables:
     assert made.recall.startswith(f"{lowest:.1%} of the 10")
     assert (made.moments, made.sampled) == (len(library), 40)
     snapshot = tables.snapshot()
-    sample = approximate_module._sample(snapshot, 40)
+    sample = approximate_module._sample(snapshot, 40, 0)
     shares = []
     keys = {row: number for number, row in enumerate(snapshot.keys().row_id.tolist())}
     assert len(keys) == len(library)
@@ -164,7 +164,7 @@ def test_a_bad_index_of_neighbours_says_so(tables: Tables, made: Approximate, mo
 
     monkeypatch.setattr(Snapshot, "neighbours", half_blind)
     snapshot = tables.snapshot()
-    sample = approximate_module._sample(snapshot, 40)
+    sample = approximate_module._sample(snapshot, 40, 0)
     nearest = {"sound": approximate_module._nearest(snapshot, "sound", sample)}
     recall = approximate_module._recall(snapshot, sample, nearest, probes=8, refine=4)  # type: ignore[arg-type]
     assert recall["sound>sound"] < 0.7
@@ -190,3 +190,24 @@ def test_more_partitions_are_looked_into_where_recall_is_low(tables: Tables, mon
     monkeypatch.setattr(Tables, "index_neighbours", lambda *_: None)
     assert make_approximate(tables, options=OPTIONS).probes == 4
     assert asked == [1, 2, 4]
+
+
+def test_recall_is_of_what_searches_ask(tmp_path: Path) -> None:
+    """Across modalities a plain description plays no part, and so not in the recall that is measured either."""
+    library = make_library([30.0] * 8)
+    for vectors in (library.audio, library.visual):
+        vectors[:] = unit(vectors.reshape(-1, 2, WIDTH // 2).numpy()).reshape(-1, WIDTH)
+    tables = Tables(tmp_path, WIDTH)
+    tables.add_moments(parts_of(library, range(8)))
+    assert min(make_approximate(tables, plain_width=WIDTH // 2, options=OPTIONS).recall_at_10.values()) > 0.9
+    sample = approximate_module._sample(tables.snapshot(), 20, WIDTH // 2)
+    across, within = sample.asked("sound", "picture"), sample.asked("sound", "sound")
+    assert not across[:, WIDTH // 2 :].any()
+    assert torch.allclose(within, sample.vectors["sound"] / 2)
+    snapshot = tables.snapshot()
+    keys = snapshot.keys().row_id
+    stored = snapshot.vectors(keys).visual
+    cosine = (across @ stored.T) / (stored.norm(dim=1) * across.norm(dim=1, keepdim=True))
+    cosine[torch.from_numpy(sample.row_id[:, None] == keys[None, :])] = -2.0
+    found = approximate_module._nearest(snapshot, "picture", sample)["sound"]
+    assert torch.allclose(found, cosine.topk(10, dim=1).values, atol=1e-5)

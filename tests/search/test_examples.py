@@ -202,6 +202,7 @@ def test_no_model_is_needed_for_a_moment_of_the_library(library: Library) -> Non
         window_seconds=WINDOW,
         hop_seconds=HOP,
         embedding_width=WIDTH,
+        plain_width=0,
     )
     request = make_request(no_model, lambda: library, facts, {"like": ["0.mp4@3", "1.mp4@1"]}, {"like": "2.mp4@2"})
     assert (len(request.examples), len(request.counter_examples), request.notes) == (2, 1, ())

@@ -20,7 +20,7 @@ from synthetic import make_sound, make_video
 def test_csv_json_and_tsv_hold_every_hit(tmp_path: Path) -> None:
     """Also of files that are gone: they are tables of what was found, and open nothing."""
     odd = ["/gone/a,b.mp4", '/gone/"quoted".mp4', "/gone/two\nlines\t.mp4", "/gone/" + os.fsdecode(b"caf\xe9.mp4")]
-    hits = [hit_of(path, copies=("/other/a;b.mp4",)) for path in odd]
+    hits = [hit_of(path, copies=("/other/a;b.mp4",), labels=("Glocke", "Tür, zu")) for path in odd]
     for name in ("csv", "json", "tsv"):
         done = export_hits(hits, format=name, out=tmp_path / f"found.{name}")  # type: ignore[arg-type]
         assert (done.files, done.hits, done.skipped) == ((str(tmp_path / f"found.{name}"),), 4, ())
@@ -29,6 +29,7 @@ def test_csv_json_and_tsv_hold_every_hit(tmp_path: Path) -> None:
     assert [row["path"] for row in rows] == odd
     assert [float(row["score"]) for row in rows] == [3.25] * 4
     assert json.loads(rows[0]["copies"]) == ["/other/a;b.mp4"]
+    assert json.loads(rows[0]["labels"]) == ["Glocke", "Tür, zu"]
     assert set(rows[0]) >= {"start_seconds", "end_seconds", "peak_seconds", "cosine", "matched", "status"}
     records = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
     assert [replace(hit_of(**_as_hit(record))) for record in records] == hits
@@ -39,7 +40,7 @@ def test_csv_json_and_tsv_hold_every_hit(tmp_path: Path) -> None:
 
 
 def _as_hit(record: dict[str, Any]) -> dict[str, Any]:
-    values = dict(record, copies=tuple(record["copies"]))
+    values = dict(record, copies=tuple(record["copies"]), labels=tuple(record["labels"]))
     values["start"], values["end"] = values.pop("start_seconds"), values.pop("end_seconds")
     return values
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from lookhear.errors import IndexStateError
-from lookhear.search import index as indexing
+from lookhear.search import large as large_module
 from lookhear.search.calibration import Calibration
 from lookhear.search.crawl import index as crawl
 from lookhear.search.index import FileRow, Index, MomentRows, create_index
+from lookhear.search.likeness import PLAIN_WIDTH
 from tiny_embedder import in_memory_embedder, make_clip, save_tiny, tiny_embedder
 
-WIDTH = 32
+WIDTH = 32 + PLAIN_WIDTH
 
 
 def row(path: str, file_id: str, *, library: str = "/videos", num_moments: int = 3, status: str = "ok") -> FileRow:
@@ -86,12 +87,14 @@ def test_calibrations_are_kept_but_not_without_end(index: Index, monkeypatch: py
         )
     made: list[int] = []
 
-    def counted(*arguments: object, original: Callable[..., Calibration] = indexing.calibrate) -> Calibration:
+    def counted(
+        *arguments: object, original: Callable[..., Calibration] = large_module.calibrate, **options: float
+    ) -> Calibration:
         made.append(1)
-        return original(*arguments)
+        return original(*arguments, **options)
 
-    monkeypatch.setattr(indexing, "calibrate", counted)
-    monkeypatch.setattr(indexing, "_MAX_CALIBRATIONS", 2)
+    monkeypatch.setattr(large_module, "calibrate", counted)
+    monkeypatch.setattr(large_module, "_MAX_CALIBRATIONS", 2)
 
     def num_made(num_windows: int) -> int:
         made.clear()

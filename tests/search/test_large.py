@@ -10,9 +10,9 @@ import torch
 from lookhear.search import large as large_module
 from lookhear.search.calibration import calibrate
 from lookhear.search.filters import Where
-from lookhear.search.large import LargeLibrary, scanned_library
+from lookhear.search.large import LargeLibrary, find_hits, scanned_library
 from lookhear.search.library import Library
-from lookhear.search.query import Hit, Phase, Place, Query, Sequence, Terms, find_moments
+from lookhear.search.query import Calibrate, Hit, Phase, Place, Query, Sequence, Terms, find_moments
 from lookhear.search.tables import Tables
 from made_library import HOP, WIDTH, WINDOW, make_library, parts_of, query_of, unit
 
@@ -26,18 +26,30 @@ def store(library: Library, path: Path) -> Tables:
     return tables
 
 
+class InMemory:
+    """A library in memory, searched by a shortlist."""
+
+    def __init__(self, library: Library) -> None:
+        self.library = library
+
+    def find(self, terms: Terms, calibrated: Calibrate) -> list[Hit]:
+        return find_hits(self.library, terms, calibrated)
+
+
 def large(library: Library, tables: Tables, *folders: Path) -> LargeLibrary:
     return scanned_library(library.files, tables.snapshot(), folders, window_seconds=WINDOW, hop_seconds=HOP)
 
 
-def both(library: Library, other: LargeLibrary, query: Query | list[Query], **options: object) -> tuple[list, list]:
+def both(
+    library: Library, other: LargeLibrary | InMemory, query: Query | list[Query], **options: object
+) -> tuple[list, list]:
     """The hits of a small and of a large library."""
     known: dict = {}
 
     def calibrated(asked: str, searched: str, offsets: np.ndarray) -> object:
         key = (asked, searched, tuple(offsets))
         if key not in known:
-            known[key] = calibrate(library, asked, searched, offsets)  # type: ignore[arg-type]
+            known[key] = calibrate(library, asked, searched, offsets, likeness=options.get("likeness", 0.5))  # type: ignore[arg-type]
         return known[key]
 
     queries = (query,) if isinstance(query, Query) else tuple(query)
@@ -79,14 +91,20 @@ def tables(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Tables
     return store(library, tmp_path_factory.mktemp("tables"))
 
 
-@pytest.fixture
-def other(library: Library, tables: Tables, monkeypatch: pytest.MonkeyPatch) -> LargeLibrary:
+@pytest.fixture(params=["in the table", "in memory", "in memory, without fast bfloat16"])
+def other(
+    library: Library, tables: Tables, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> LargeLibrary | InMemory:
     """The same, with shortlists so short that more must be read."""
     monkeypatch.setattr(large_module, "_SHORTLIST", 2)
     monkeypatch.setattr(large_module, "_SHORTLIST_A_HIT", 1)
     monkeypatch.setattr(large_module, "_MARGIN", 1)
     monkeypatch.setattr(large_module, "_MORE", 2)
-    return large(library, tables)
+    if request.param == "in the table":
+        return large(library, tables)
+    monkeypatch.setattr(large_module, "_FEW", 0)
+    monkeypatch.setattr(large_module, "bfloat16_is_fast", lambda: request.param == "in memory")
+    return InMemory(library)
 
 
 def near(
@@ -99,14 +117,16 @@ def near(
 
 @pytest.mark.parametrize("within", ["sound", "picture", "both"])
 @pytest.mark.parametrize("count", [1, 4])
-def test_a_large_library_answers_as_a_small_one(library: Library, other: LargeLibrary, within: str, count: int) -> None:
+def test_a_large_library_answers_as_a_small_one(
+    library: Library, other: LargeLibrary | InMemory, within: str, count: int
+) -> None:
     for seed in range(12):
         row = int(np.random.default_rng(seed).integers(0, len(library) - count))
         query = near(library, row, count, seed=seed, picture=seed % 3 == 0)
         assert_same(*both(library, other, query, within=within, top=1 + seed, page=1 + seed % 2))
 
 
-def test_phases_of_both_modalities(library: Library, other: LargeLibrary) -> None:
+def test_phases_of_both_modalities(library: Library, other: LargeLibrary | InMemory) -> None:
     def sequence(vectors: torch.Tensor, first: int) -> Sequence:
         return Sequence(vectors=vectors, offset_seconds=HOP * np.arange(first, first + len(vectors)))
 
@@ -123,7 +143,28 @@ def test_phases_of_both_modalities(library: Library, other: LargeLibrary) -> Non
         assert_same(*both(library, other, query, balance=balance, top=20))
 
 
-def test_several_examples_and_counter_examples(library: Library, other: LargeLibrary) -> None:
+def test_meaning_and_looks_are_weighed_alike(tmp_path: Path, library: Library) -> None:
+    """The last half of each vector is a plain description, which counts within one modality only."""
+    halves = {}
+    for name, has in (("audio", library.has_audio), ("visual", library.has_visual)):
+        halves[name] = unit(getattr(library, name).reshape(-1, 2, WIDTH // 2).numpy()).reshape(-1, WIDTH)
+        halves[name][~torch.from_numpy(has)] = 0.0
+    described = replace(library, **halves, plain_width=WIDTH // 2)
+    found = scanned_library(
+        described.files,
+        store(described, tmp_path).snapshot(),
+        None,
+        window_seconds=WINDOW,
+        hop_seconds=HOP,
+        plain_width=WIDTH // 2,
+    )
+    for seed, likeness in enumerate((0.0, 0.2, 0.5, 1.0)):
+        query = near(described, 37 + 100 * seed, 1 + seed % 2, seed=seed, noise=0.1)
+        assert_same(*both(described, found, query, likeness=likeness, top=8))
+        assert_same(*both(described, found, query, likeness=likeness, within="picture", top=8))
+
+
+def test_several_examples_and_counter_examples(library: Library, other: LargeLibrary | InMemory) -> None:
     queries = [near(library, 50, 3), near(library, 400, 1, picture=True)]
     against = (near(library, 700, 2, seed=4), near(library, 60, 1, seed=5))
     assert_same(*both(library, other, queries, top=15))
@@ -131,7 +172,7 @@ def test_several_examples_and_counter_examples(library: Library, other: LargeLib
     assert_same(*both(library, other, queries[:1], against=against, within="sound", top=15))
 
 
-def test_filters_pages_thresholds_and_the_moment_itself(library: Library, other: LargeLibrary) -> None:
+def test_filters_pages_thresholds_and_the_moment_itself(library: Library, other: LargeLibrary | InMemory) -> None:
     query = near(library, 200, 2)
     assert_same(*both(library, other, query, where=Where(name="4.mp4"), top=5))
     pages = [both(library, other, query, top=4, page=page)[1] for page in (1, 2, 3)]

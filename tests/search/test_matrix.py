@@ -176,16 +176,20 @@ def test_a_second_process_waits_for_the_first(library: Library, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("is_fast", [True, False])
-def test_no_cosine_is_off_by_more_than_is_said(tmp_path: Path, is_fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matrix_module, "_bfloat16_is_fast", lambda: is_fast)
+@pytest.mark.parametrize("length", [1.0, 2.0**0.5])
+def test_no_cosine_is_off_by_more_than_is_said(
+    tmp_path: Path, is_fast: bool, length: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matrix_module, "bfloat16_is_fast", lambda: is_fast)
     monkeypatch.setattr(matrix_module, "_ROWS_A_PRODUCT", 1000)
     rng = np.random.default_rng(0)
-    values = unit(rng.normal(size=(3000, 384)) * np.exp(rng.normal(size=(3000, 1)) * 3))
-    near = unit(values[:40].numpy() + 0.01 * rng.normal(size=(40, 384)))
+    values = length * unit(rng.normal(size=(3000, 384)) * np.exp(rng.normal(size=(3000, 1)) * 3))
+    near = unit(values[:40].numpy() + 0.01 * rng.normal(size=(40, 384))) / length
     rows = open_matrix(Tables(tmp_path, WIDTH).snapshot()).rows
     rounding = float((values - values.bfloat16().float()).norm(dim=1).max())
-    matrix = Matrix(rows=replace(rows, rounding=rounding), audio=values.bfloat16(), visual=values[:0].bfloat16())
-    for vectors in (values[:1], near, values[:5]):
+    rows = replace(rows, rounding=rounding, length=length)
+    matrix = Matrix(rows=rows, audio=values.bfloat16(), visual=values[:0].bfloat16())
+    for vectors in (values[:1] / length**2, near, values[:5] / length**2):
         exact = vectors.double() @ values.double().T
         off = (matrix.cosines("sound", vectors).double() - exact).abs().max()
         assert off <= matrix.max_error(vectors)

@@ -1,6 +1,7 @@
 """If these fail, a query finds the wrong moment, ranks by incomparable numbers, or shows one moment many times."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from lookhear.errors import IndexStateError, MediaError
 from lookhear.media.decode import read_clip
 from lookhear.media.encode import write_sound
-from lookhear.search.calibration import calibrate, combined_surprise, fit
+from lookhear.search.calibration import Pairs, _Kind, calibrate, combined_surprise, fit
 from lookhear.search.examples import make_query
 from lookhear.search.library import (
     Alignments,
@@ -20,6 +21,7 @@ from lookhear.search.library import (
     merge_alignments,
     sequence_similarity,
 )
+from lookhear.search.likeness import describe_picture
 from lookhear.search.query import Phase, Query, Sequence
 from made_library import HOP, WIDTH, WINDOW, make_library, query_of, search, unit
 from tiny_embedder import RATE, in_memory_embedder, make_clip, tune
@@ -209,6 +211,53 @@ def test_pictures_count_by_how_much_the_library_says_they_tell() -> None:
     assert np.array_equal(again.knot_surprise, calibrate(matching, "sound", "picture", offsets).knot_surprise)
 
 
+def test_what_is_remembered_changes_no_calibration() -> None:
+    """Of queries of several lengths, forwards and backwards, in a library whose files have gaps and are cut."""
+    library = make_library([9.0, 0.4, 30.0, 12.3, 5.0, 7.7])
+    library.has_audio[::7] = False
+    cut = replace(library, cut_before=np.arange(6) == 2, cut_after=np.arange(6) == 3)
+    for some in (library, cut):
+        known: dict = {}
+        for length in (3, 1, 6, 2):
+            for asked, searched in (("sound", "sound"), ("picture", "sound")):
+                offsets = np.round(HOP * np.arange(length) + 0.1 * (length == 2), 3)
+                first, second = (
+                    calibrate(some, asked, searched, offsets, known=memory)  # type: ignore[arg-type]
+                    for memory in (known, None)
+                )
+                assert first.mean == second.mean
+                assert first.weight == second.weight
+                assert np.array_equal(first.knot_surprise, second.knot_surprise)
+                assert np.array_equal(first.cosine, second.cosine)
+
+
+def test_a_calibration_is_of_the_mean_cosines_of_random_pairs() -> None:
+    """Each window pair one by one."""
+    library = make_library([9.0, 12.0, 6.0])
+    library.has_visual[5:9] = False
+    offsets = np.array([0.0, 0.5, 1.5])
+    pairs = Pairs(
+        _Kind(library=library, asked="sound", searched="picture", likeness=0.5),
+        np.ones(len(library), bool),
+        np.random.default_rng(0),
+    )
+    left, right = (side.start_seconds for side in pairs.random._sides)
+    ranks = [side.file_rank for side in pairs.random._sides]
+    found = pairs.random.cosines(offsets, neutral=0.25)
+    for pair in range(0, len(pairs.random), 997):
+        total = 0.0
+        for offset in offsets:
+            ours, theirs = (
+                np.flatnonzero(
+                    (library.file_rank == rank[pair]) & (np.abs(library.start_seconds - start[pair] - offset) < 0.1)
+                )
+                for rank, start in zip(ranks, (left, right), strict=True)
+            )
+            is_there = len(ours) and len(theirs) and library.has_visual[theirs[0]]
+            total += float(library.audio[ours[0]] @ library.visual[theirs[0]]) if is_there else 0.25
+        assert found[pair] == pytest.approx(total / 3, abs=1e-5)
+
+
 def test_the_scale_of_a_modality_is_of_no_account() -> None:
     """Pictures whose cosines are all near 1 must not outrank sounds whose cosines are not."""
     library = make_library([10.0] * 8)
@@ -303,7 +352,7 @@ def test_what_files_become(tmp_path: Path) -> None:
     mute = make_query(embedder, clip=make_clip(tmp_path / "mute.mp4", 2, sound=False), hop_seconds=0.24)
     assert mute.phases[0].sound is None
     frame = read_clip(video, frame_seconds=[0.0]).frames[0]  # type: ignore[index]
-    assert np.allclose(picture.phases[0].picture.vectors[0], embedder.embed_picture(frame), atol=1e-5)  # type: ignore[union-attr]
+    assert np.allclose(picture.phases[0].picture.vectors[0], describe_picture(embedder, frame), atol=1e-5)  # type: ignore[union-attr]
     long = tmp_path / "long.wav"
     write_sound(long, tune(2, 20.0), RATE)
     assert {len(phase.sound.vectors) for phase in make_query(embedder, sound=long, hop_seconds=0.24).phases} == {32}  # type: ignore[union-attr]

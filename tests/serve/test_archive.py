@@ -43,8 +43,8 @@ def test_an_upload_finds_what_the_file_finds(made: Made, web: Running) -> None:
     assert_same(find(web, example, page_size=5), direct.search(clip=clip, top=5))
     assert_same(find(web, example | {"use": "sound"}, page_size=5), direct.search(sound=clip, top=5))
     assert_same(
-        find(web, example, within="picture", balance=0.2, page_size=5),
-        direct.search(clip=clip, within="picture", balance=0.2, top=5),
+        find(web, example, within="picture", balance=0.2, likeness=0.9, page_size=5),
+        direct.search(clip=clip, within="picture", balance=0.2, likeness=0.9, top=5),
     )
 
 

@@ -45,6 +45,7 @@ def make_index(place: Path, vectors: int, width: int, *, fingerprint: str, progr
         window_seconds=WINDOW,
         hop_seconds=HOP,
         embedding_width=width,
+        plain_width=0,
     )
     write_facts(place, facts)
     index = Index(place)

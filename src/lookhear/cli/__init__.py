@@ -20,7 +20,7 @@ from lookhear.cli.evaluate import Evaluate
 from lookhear.cli.machine import Demo, Doctor
 from lookhear.cli.media import Inpaint, Localize
 from lookhear.cli.models import Models
-from lookhear.cli.search import Forget, IndexFolders, Search, Status
+from lookhear.cli.search import Forget, IndexFolders, Label, Search, Status
 from lookhear.cli.serve import Mcp, Serve
 from lookhear.cli.study import Study
 from lookhear.cli.train import Finetune, Pretrain, Report
@@ -36,6 +36,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "evaluate": Evaluate,
     "embed": Embed,
     "index": IndexFolders,
+    "label": Label,
     "forget": Forget,
     "search": Search,
     "classify": Classify,

@@ -1,4 +1,4 @@
-"""Archives: index, forget, search, status."""
+"""Archives: index, label, forget, search, status."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +124,40 @@ class Forget:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Label:
+    """Name what is heard and seen in the files of an index, with a fine-tuned checkpoint. Then `search --label`."""
+
+    model: tyro.conf.Positional[str]
+    """A fine-tuned checkpoint or a run folder; it need not be the model of the index."""
+    index: IndexPlace = "lookhear.index"
+    """Where the index lies: a folder, or s3://BUCKET/FOLDER."""
+    top: int = 3
+    """How many labels a window may have."""
+    threshold: float = 0.25
+    """Probability that a label must reach."""
+    classes: Path | None = None
+    """A label CSV as published (index,mid,display_name), for checkpoints that do not name their classes."""
+    json: bool = False
+    """Print the summary as JSON."""
+
+    def run(self) -> None:
+        """Labels what is not labelled yet and prints how much."""
+        from lookhear.data.lists import read_classes
+        from lookhear.search.labels import label
+
+        with show_progress("files") as progress:
+            summary = label(
+                self.model,
+                index_path=self.index,
+                top=self.top,
+                threshold=self.threshold,
+                classes=read_classes(self.classes).names if self.classes else None,
+                progress=progress,
+            )
+        print_record(to_dict(summary), as_json=self.json)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Search:
     """Find moments by sounds, pictures, clips or moments of the index. Prints file, start, end, score."""
 
@@ -143,6 +177,8 @@ class Search:
     """Counter-examples that are videos."""
     not_like: tuple[str, ...] = ()
     """Counter-examples that are moments of indexed files."""
+    label: str | None = None
+    """The name of an event, asked alone: where did the classifier of `lookhear label` find it?"""
     index: IndexPlace = "lookhear.index"
     """Where the index lies: a folder, or s3://BUCKET/FOLDER."""
     model: str | None = None
@@ -151,6 +187,8 @@ class Search:
     """What of the library is compared: its sound, its pictures, or both."""
     balance: float = 0.5
     """Where both are compared, how much sound counts: 1 is sound only, 0 is picture only."""
+    likeness: float = 0.5
+    """Sound with sound, picture with picture: 1 finds this very shot, 0 what the model takes for the same."""
     folder: Path | None = None
     """Only files below this folder."""
     name: str | None = None
@@ -165,6 +203,8 @@ class Search:
     """Only files of less than so many seconds."""
     status: tuple[Literal["ok", "sound_only", "picture_only", "partial"], ...] = ()
     """Only files of these kinds."""
+    labelled: str | None = None
+    """Only moments to which the classifier of `lookhear label` gave this label."""
     top: int = 10
     """How many hits a page has."""
     page: int = 1
@@ -202,12 +242,24 @@ class Search:
                 check_new_file(file)
         if self.cut is not None:
             check_clip_folder(self.cut, libraries)
-        hits = self.hits(index)
+        hits = self.hits(index) if self.label is None else self._hits_by_label(index, self.label)
         give_hits(hits, format="json" if self.json else self.format, file=self.out)
         if self.cut is not None and hits:
             give_clips(hits, self.cut, exact=self.exact, libraries=libraries)
         if self.sheet is not None and hits:
             give_sheet(hits, self.sheet)
+
+    def _hits_by_label(self, index: "Index", name: str) -> "list[Hit]":
+        from lookhear.search.labels import find_label
+
+        examples = (self.sound, self.picture, self.clip, self.like)
+        counter_examples = (self.not_sound, self.not_picture, self.not_clip, self.not_like)
+        if any((*examples, *counter_examples)):
+            raise UserError("--label is asked alone; with examples, --labelled NAME leaves out what has no such label")
+        hits = find_label(index, name, where=self._where(), top=self.top, page=self.page, at_least=self.at_least)
+        if not hits:
+            say(f"nothing here: no stretch that was labelled '{name}' is on this page and passes the filters")
+        return hits
 
     def hits(self, index: "Index") -> "list[Hit]":
         """The hits; where there are none, says so, and what was left out of a query."""
@@ -230,6 +282,7 @@ class Search:
                 request,
                 within=self.within,
                 balance=self.balance,
+                likeness=self.likeness,
                 where=where,
                 top=self.top,
                 page=page,
@@ -261,6 +314,7 @@ class Search:
             longer_seconds=self.longer,
             shorter_seconds=self.shorter,
             status=self.status,
+            label=self.labelled,
         )
 
 

@@ -15,10 +15,11 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from lookhear.search.facts import NEAREST, Approximate
 from lookhear.search.large import Extents, LargeLibrary, Shortlist, places_of
-from lookhear.search.library import LibraryFile, Modality
+from lookhear.search.library import LIKENESS, LibraryFile, Modality, weighed
 from lookhear.search.query import Calibrate, Query, Terms
 from lookhear.search.snapshot import BOTH, COLUMNS, Snapshot
 from lookhear.search.tables import Tables
@@ -79,6 +80,7 @@ def near_library(
     *,
     window_seconds: float,
     hop_seconds: float,
+    plain_width: int = 0,
 ) -> NearLibrary:
     """The moments of `contents`."""
     keys = snapshot.keys()
@@ -90,6 +92,7 @@ def near_library(
         end_seconds=keys.end_seconds[place.row],
         window_seconds=window_seconds,
         hop_seconds=hop_seconds,
+        plain_width=plain_width,
         snapshot=snapshot,
         row_id=keys.row_id[place.row],
         approximate=approximate,
@@ -190,8 +193,9 @@ class _Named:
     def _windows(self, query: Query, searched: Modality) -> Iterator[_Asked]:
         hop, reach = self.library.hop_seconds, self.terms.reach_seconds
         for phase in query.phases:
-            _, sequence = phase.asks(searched)
-            for vector, offset in zip(sequence.vectors, sequence.offset_seconds.tolist(), strict=True):
+            asked, sequence = phase.asks(searched)
+            vectors = self.library.asked(sequence.vectors, asked, searched, self.terms.likeness)
+            for vector, offset in zip(vectors, sequence.offset_seconds.tolist(), strict=True):
                 before = offset + hop  # an alignment begins with the first window of its phase
                 if not self.terms.is_anywhere:  # the middles of all examples lie on each other
                     before = offset + phase.start_seconds + (reach - query.span_seconds) / 2
@@ -202,7 +206,11 @@ class _Named:
 
 
 def make_approximate(
-    tables: Tables, *, options: ApproximateOptions | None = None, tell: Callable[[str], None] = lambda _: None
+    tables: Tables,
+    *,
+    plain_width: int = 0,
+    options: ApproximateOptions | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Approximate:
     """Makes the index of neighbours of all vectors, and measures what it misses. Takes minutes for a million.
 
@@ -217,7 +225,7 @@ def make_approximate(
         tables.index_neighbours(COLUMNS[modality])
     tell("measuring the recall of the index of neighbours")
     snapshot = tables.snapshot()
-    sample = _sample(snapshot, options.sampled)
+    sample = _sample(snapshot, options.sampled, plain_width)
     nearest = {searched: _nearest(snapshot, searched, sample) for searched in there}
     probes = options.first_probes
     while True:
@@ -242,9 +250,14 @@ class _Sample:
     row_id: np.ndarray  # uint64 (Q,)
     vectors: dict[Modality, Tensor]  # float32 (Q, E), zeros where there is none
     has: dict[Modality, np.ndarray]  # bool (Q,)
+    plain_width: int
+
+    def asked(self, asked: Modality, searched: Modality) -> Tensor:
+        """float32 (Q, E): what is asked with the moments' vectors."""
+        return weighed(self.vectors[asked], self.plain_width, LIKENESS if asked == searched else 0.0)
 
 
-def _sample(snapshot: Snapshot, count: int) -> _Sample:
+def _sample(snapshot: Snapshot, count: int, plain_width: int) -> _Sample:
     row_id = snapshot.keys().row_id
     chosen = np.random.default_rng(0).choice(row_id, min(count, len(row_id)), replace=False)
     found = snapshot.vectors(chosen)
@@ -252,16 +265,21 @@ def _sample(snapshot: Snapshot, count: int) -> _Sample:
         row_id=chosen,
         vectors={"sound": found.audio, "picture": found.visual},
         has={"sound": found.has_audio, "picture": found.has_visual},
+        plain_width=plain_width,
     )
 
 
 def _nearest(snapshot: Snapshot, searched: Modality, sample: _Sample) -> dict[Modality, Tensor]:
-    """By modality of the sample, float32 (Q, 10): the cosines of the nearest moments, not counting itself."""
+    """By modality of the sample, float32 (Q, 10): the cosines of the nearest moments, not counting itself.
+
+    Stored vectors have one length, so they are as near by cosine as by dot product.
+    """
     best = {asked: torch.full((len(sample.row_id), NEAREST), -2.0) for asked in BOTH}
     for row_id, vectors in snapshot.batches(searched):
         own = torch.from_numpy(sample.row_id[:, None] == row_id[None, :])
         for asked in BOTH:
-            cosine = (sample.vectors[asked] @ vectors.T).masked_fill(own, -2.0)
+            cosine = normalize(sample.asked(asked, searched)) @ normalize(vectors).T
+            cosine = cosine.masked_fill(own, -2.0)
             best[asked] = torch.cat([best[asked], cosine], dim=1).topk(NEAREST, dim=1).values
     return best
 
@@ -273,10 +291,9 @@ def _recall(
     recall = {}
     for searched, of_asked in nearest.items():
         for asked, exact in of_asked.items():
-            shares = []
+            vectors, shares = sample.asked(asked, searched), []
             for number in np.flatnonzero(sample.has[asked]).tolist():
-                vector = sample.vectors[asked][number]
-                found = snapshot.neighbours(searched, vector, NAMED, probes=probes, refine=refine)
+                found = snapshot.neighbours(searched, vectors[number], NAMED, probes=probes, refine=refine)
                 cosine = np.sort(found.cosine[found.row_id != sample.row_id[number]])[::-1][:NEAREST]
                 wanted = exact[number][exact[number] > -2.0].numpy()
                 if len(wanted):

@@ -8,9 +8,10 @@ counter-examples its lower one). So no score is higher than its bound, and few b
 P rows of the matrix, M moments, C alignments, W windows.
 """
 
+import functools
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -28,6 +29,8 @@ _LEAST_COSINE, _MOST_COSINE = -1.02, 1.02
 _SLACK = 1e-5
 # Cosines that are held at once.
 _MAX_COSINES = 1 << 27
+# Offsets of which it is remembered where windows fall.
+_MAX_PLACES = 8
 # Bounds that are compared by their highest first.
 _BLOCK = 64
 
@@ -103,6 +106,9 @@ class _Scoring:
     scan: Scan
     terms: Terms
     calibrate: Calibrate
+    # By calibration, error and sign: what its cosines say; by offset: where windows fall.
+    _tables: dict[tuple[int, float, int], Tensor] = field(default_factory=dict)
+    _places: dict[float, Tensor] = field(default_factory=dict)
 
     def on_moments(self) -> Tensor:
         """float32 (M,): the mean of the examples, less what a counter-example matches better than a median pair."""
@@ -132,8 +138,12 @@ class _Scoring:
         return self.of(query, laid, sign=sign)
 
     def of(self, query: Query, alignments_of_phase: Callable[[Phase], Alignments], *, sign: int) -> Tensor:
-        """float32 (C,): above (sign 1) or below (-1) what the best phase of `query` scores; -inf for nothing."""
-        best: Tensor | None = None
+        """float32 (C,): above (sign 1) or below (-1) what the best phase of `query` scores; -inf for nothing.
+
+        What modalities say together only rises with the sum of what they say, so of phases that weigh them alike the
+        highest sum is enough.
+        """
+        highest: dict[tuple[float, ...], Tensor] = {}
         for phases, cosines in self._scanned(query):
             for number, phase in enumerate(phases):
                 alignments = alignments_of_phase(phase)
@@ -141,36 +151,49 @@ class _Scoring:
                     self._told(phase, modality, cosines[modality][number], alignments, sign)
                     for modality in self.terms.modalities
                 ]
-                score = _together(told, self.terms.balance, sign)
-                best = score if best is None else torch.maximum(best, score)
-        assert best is not None
-        return best
+                weights: tuple[float, ...] = (1.0,)
+                if len(told) > 1:
+                    weights = weights_of(told[0].weight, told[1].weight, self.terms.balance)
+                total = _sum_of(told, weights)
+                before = highest.get(weights)
+                highest[weights] = total if before is None else torch.maximum(before, total, out=before)
+        together = [_together(total, weights, sign) for weights, total in highest.items()]
+        return functools.reduce(torch.maximum, together)
 
     def _scanned(self, query: Query) -> "Iterator[tuple[list[Phase], dict[Modality, list[_Cosines]]]]":
         """Phases, as many as may be held, with the cosines of their windows with all moments by library modality."""
-        asked = {modality: [phase.asks(modality)[1] for phase in query.phases] for modality in self.terms.modalities}
-        windows = max(len(sequence.vectors) for sequences in asked.values() for sequence in sequences)
+        asked = {
+            modality: [self._asked(phase, modality) for phase in query.phases] for modality in self.terms.modalities
+        }
+        windows = max(len(vectors) for phases in asked.values() for vectors in phases)
         at_once = max(1, _MAX_COSINES // (max(1, len(self.moments)) * windows))
         for first in range(0, len(query.phases), at_once):
             group = slice(first, first + at_once)
             cosines = {}
-            for modality, sequences in asked.items():
-                vectors = torch.cat([sequence.vectors for sequence in sequences[group]])
-                parts = self.scan.cosines(modality, vectors).split([len(each.vectors) for each in sequences[group]])
+            for modality, phases in asked.items():
+                vectors = torch.cat(phases[group])
+                parts = self.scan.cosines(modality, vectors).split([len(each) for each in phases[group]])
                 error = self.scan.max_error(vectors)
                 cosines[modality] = [_Cosines(values=part, error=error) for part in parts]
             yield list(query.phases[group]), cosines
+
+    def _asked(self, phase: Phase, searched: Modality) -> Tensor:
+        asked, sequence = phase.asks(searched)
+        return self.moments.asked(sequence.vectors, asked, searched, self.terms.likeness)
 
     def _told(self, phase: Phase, searched: Modality, cosines: "_Cosines", alignments: Alignments, sign: int) -> _Told:
         asked, sequence = phase.asks(searched)
         calibration = self.calibrate(asked, searched, sequence.offset_seconds)
         mean, present = self._mean(cosines.values, searched, alignments, sequence.offset_seconds, calibration.mean)
-        steps = np.linspace(_LEAST_COSINE, _MOST_COSINE, _NUM_STEPS + 1)
-        edge = steps[1:] + cosines.error if sign > 0 else steps[:-1] - cosines.error
-        table = calibration.surprise(edge.clip(max=1.0 + _SLACK))
-        surprise = _read(mean, table, _LEAST_COSINE, _MOST_COSINE, sign)
+        key = (id(calibration), cosines.error, sign)
+        table = self._tables.get(key)
+        if table is None:
+            steps = np.linspace(_LEAST_COSINE, _MOST_COSINE, _NUM_STEPS + 1)
+            edge = steps[1:] + cosines.error if sign > 0 else steps[:-1] - cosines.error
+            table = self._tables[key] = _raised(calibration.surprise(edge.clip(max=1.0 + _SLACK)), sign)
+        surprise = _read(mean, table, _LEAST_COSINE, _MOST_COSINE)
         return _Told(
-            surprise=surprise if present is None else surprise.masked_fill(~present, -math.inf),
+            surprise=surprise if present is None else surprise.masked_fill_(~present, -math.inf),
             weight=calibration.weight,
         )
 
@@ -183,7 +206,7 @@ class _Scoring:
         is_on_moments = alignments.start_seconds is self.moments.start_seconds
         if is_on_moments and len(offset_seconds) == 1 and offset_seconds[0] == 0.0:
             return cosines[0].float(), None if is_complete else torch.from_numpy(has)
-        there = torch.from_numpy(has)
+        there = torch.from_numpy(np.append(has, False))
         total = torch.zeros(len(alignments))
         present = torch.zeros(len(alignments), dtype=torch.bool)
         # The last place is for windows that fall on no moment.
@@ -192,12 +215,21 @@ class _Scoring:
         for values, offset in zip(cosines, offset_seconds, strict=True):
             row[:-1] = values
             if not is_complete:
-                row[:-1].masked_fill_(~there, neutral)
-            moment = torch.from_numpy(follow(self.moments, alignments, float(offset)))
-            found = moment >= 0
-            total += row[torch.where(found, moment, len(self.moments))]
-            present |= found if is_complete else found & there[moment]
-        return total / len(offset_seconds), present
+                row.masked_fill_(~there, neutral)
+            place = self._place(alignments, float(offset))
+            total += row.index_select(0, place)
+            present |= there.index_select(0, place)
+        return total.div_(len(offset_seconds)), None if bool(present.all()) else present
+
+    def _place(self, alignments: Alignments, offset: float) -> Tensor:
+        """int64 (C,): the moment so many seconds after each alignment, M where there is none."""
+        known = self._places.get(offset) if self.terms.is_anywhere else None
+        if known is None:
+            moment = follow(self.moments, alignments, offset)
+            known = torch.from_numpy(np.where(moment < 0, len(self.moments), moment).astype(np.int64))
+            if self.terms.is_anywhere and len(self._places) < _MAX_PLACES:  # all phases have the same alignments
+                self._places[offset] = known
+        return known
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -206,28 +238,39 @@ class _Cosines:
     error: float  # that they may be off
 
 
-def _together(told: list[_Told], balance: float, sign: int) -> Tensor:
+def _sum_of(told: Sequence[_Told], weights: tuple[float, ...]) -> Tensor:
+    """float32 (C,): the weighted sum of what is told, -inf where nothing is; one missing piece counts as p = 1/2."""
     if len(told) == 1:
         return told[0].surprise
-    sound, picture = told
-    weights = weights_of(sound.weight, picture.weight, balance)
-    missing = torch.isinf(sound.surprise) & torch.isinf(picture.surprise)
-    total = torch.zeros_like(sound.surprise)
+    missing = torch.isinf(told[0].surprise) & torch.isinf(told[1].surprise)
+    total = torch.zeros_like(told[0].surprise)
     for each, weight in zip(told, weights, strict=True):
-        total += weight * torch.where(torch.isinf(each.surprise), NEUTRAL_SURPRISE, each.surprise)
-    least, most = 0.0, float(total.max()) * (1.0 + _SLACK) + _SLACK
+        total.add_(each.surprise.nan_to_num_(neginf=NEUTRAL_SURPRISE), alpha=weight)
+    return total.masked_fill_(missing, -math.inf)
+
+
+def _together(total: Tensor, weights: tuple[float, ...], sign: int) -> Tensor:
+    """float32, as `total`: the surprise that a weighted sum of pieces of evidence comes to."""
+    if len(weights) == 1:
+        return total
+    missing = torch.isinf(total)
+    least, most = 0.0, max(0.0, float(total.max())) * (1.0 + _SLACK) + _SLACK
     steps = np.linspace(least, most, _NUM_STEPS + 1)
     # What the two say together depends on the weighted sum alone, so all of it may come from one of them.
     heavy = int(weights[1] > weights[0])
     alone = (steps[1:] if sign > 0 else steps[:-1]) / weights[heavy]
     nothing = np.zeros(_NUM_STEPS)
     pieces = (alone, nothing) if heavy == 0 else (nothing, alone)
-    table = combined_surprise(pieces[0], weights[0], pieces[1], weights[1])
-    return _read(total, table, least, most, sign).masked_fill(missing, -math.inf)
+    table = _raised(combined_surprise(pieces[0], weights[0], pieces[1], weights[1]), sign)
+    return _read(total, table, least, most).masked_fill_(missing, -math.inf)
 
 
-def _read(values: Tensor, table: np.ndarray, least: float, most: float, sign: int) -> Tensor:
-    """float32, as `values`: what a table of equal steps from `least` to `most` says, and what rounding may add."""
-    raised = torch.from_numpy((table + sign * _SLACK * (1.0 + np.abs(table))).astype(np.float32))
+def _raised(table: np.ndarray, sign: int) -> Tensor:
+    """float32: a table with what rounding may add."""
+    return torch.from_numpy((table + sign * _SLACK * (1.0 + np.abs(table))).astype(np.float32))
+
+
+def _read(values: Tensor, table: Tensor, least: float, most: float) -> Tensor:
+    """float32, as `values`: what a table of equal steps from `least` to `most` says."""
     step = (values - least).mul_(len(table) / (most - least)).clamp_(0, len(table) - 1).to(torch.int32)
-    return raised[step]
+    return table.index_select(0, step)

@@ -6,12 +6,13 @@ means one random pair in a hundred, 4 one in ten thousand.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
-from lookhear.search.library import Alignments, Library, Modality, follow
+from lookhear.search.library import LIKENESS, Alignments, Library, Modality, follow
 
 NUM_PAIRS = 20_000
 MIN_PAIRS = 50
@@ -20,6 +21,9 @@ TAIL_SHARE = 0.01
 # As many pairs of chance as are laid to the library's own pairs before they are believed to match better than chance.
 PRIOR_PAIRS = 10
 NEUTRAL_SURPRISE = math.log10(2.0)
+# As many pairs as a cache holds; and offsets of which cosines are remembered, of a query as long as most.
+_PAIRS_AT_ONCE = 1024
+_MAX_OFFSETS = 64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,7 +50,7 @@ class Calibration:
         return np.where(cosine > self.cosine[-1], beyond, inside)
 
 
-def fit(sample: np.ndarray, *, width: int) -> Calibration:
+def fit(sample: np.ndarray, *, width: float) -> Calibration:
     """The calibration of a sample of random pairs' cosines; `width` E is used where the sample is too small.
 
     Below `MIN_PAIRS` it is that of independent random directions, whose cosines spread as Normal(0, 1/E).
@@ -74,37 +78,117 @@ def fit(sample: np.ndarray, *, width: int) -> Calibration:
 
 
 def calibrate(
-    library: Library, query: Modality, searched: Modality, offset_seconds: np.ndarray, *, seed: int = 0
+    library: Library,
+    query: Modality,
+    searched: Modality,
+    offset_seconds: np.ndarray,
+    *,
+    likeness: float = LIKENESS,
+    seed: int = 0,
+    known: "dict[tuple[Any, ...], Pairs] | None" = None,
 ) -> Calibration:
     """The calibration for queries of one modality, of windows at `offset_seconds` (K,), against another (or the same).
 
     A random pair: two places in different files (in a library of one file: that do not overlap), the mean cosine of
-    their K windows. The same library, offsets and seed give the same calibration.
+    their K windows. The same library, offsets, likeness and seed give the same calibration. What is in `known`, of
+    this library, is not computed again.
     """
-    rng = np.random.default_rng(seed)
     last = library.end_seconds + float(offset_seconds[-1])
     is_whole = library.holds(library.file_rank, library.start_seconds, last)
-    left, right = _random_pairs(library, query, searched, is_whole, rng)
-    width = int(library.audio.shape[1])
-    neutral = float(np.mean(_cosines(library, query, left, searched, right))) if len(left) else 0.0
-    calibration = fit(
-        _sequence_cosines(library, query, left, searched, right, offset_seconds, neutral=neutral), width=width
-    )
+    kind = _Kind(library=library, asked=query, searched=searched, likeness=likeness)
+    key = (id(library), query, searched, likeness, seed, np.packbits(is_whole).tobytes())
+    pairs = None if known is None else known.get(key)
+    if pairs is None:
+        pairs = Pairs(kind, is_whole, np.random.default_rng(seed))
+        if known is not None:
+            known[key] = pairs
+    neutral = float(np.mean(pairs.random.at(0.0))) if len(pairs.random) else 0.0
+    calibration = fit(pairs.random.cosines(offset_seconds, neutral=neutral), width=kind.width)
     if query == searched:
         return calibration
-    own = np.flatnonzero(library.has_audio & library.has_visual & is_whole)
-    if len(own) > NUM_PAIRS:
-        own = rng.choice(own, NUM_PAIRS, replace=False)
-    cosine = _sequence_cosines(library, query, own, searched, own, offset_seconds, neutral=neutral)
+    cosine = pairs.own.cosines(offset_seconds, neutral=neutral)
     log_share = calibration.surprise(cosine).sum() * math.log(10.0)
-    weight = max(0.0, 1.0 - (PRIOR_PAIRS + len(own)) / (PRIOR_PAIRS + log_share))
-    return Calibration(
-        mean=calibration.mean,
-        cosine=calibration.cosine,
-        knot_surprise=calibration.knot_surprise,
-        tail_slope=calibration.tail_slope,
-        weight=weight,
-    )
+    return replace(calibration, weight=max(0.0, 1.0 - (PRIOR_PAIRS + len(cosine)) / (PRIOR_PAIRS + log_share)))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Kind:
+    """What is compared with what."""
+
+    library: Library
+    asked: Modality
+    searched: Modality
+    likeness: float
+
+    def cosines(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """float32 (P,): of pairs of moments."""
+        library = self.library
+        asked, searched = library.vectors(self.asked), library.vectors(self.searched)
+        found = np.empty(len(left), np.float32)
+        with torch.inference_mode():
+            for first in range(0, len(left), _PAIRS_AT_ONCE):
+                some = slice(first, first + _PAIRS_AT_ONCE)
+                ours = library.asked(asked[torch.from_numpy(left[some])], self.asked, self.searched, self.likeness)
+                found[some] = (ours * searched[torch.from_numpy(right[some])]).sum(dim=1).numpy()
+        return found
+
+    @property
+    def width(self) -> float:
+        """Of the random directions whose cosines spread as the weighed ones of random embeddings and descriptions."""
+        plain = self.library.plain_width
+        embedding = int(self.library.audio.shape[1]) - plain
+        share = self.likeness if plain and self.asked == self.searched else 0.0
+        return 1.0 / ((1.0 - share) ** 2 / embedding + (share**2 / plain if share else 0.0))
+
+
+class _Places:
+    """Pairs of places of a library, and how alike what lies there is, remembered: queries of all lengths ask."""
+
+    def __init__(self, kind: _Kind, left: np.ndarray, right: np.ndarray) -> None:
+        library = kind.library
+        self._kind = kind
+        self._sides = [
+            Alignments(file_rank=library.file_rank[side], start_seconds=library.start_seconds[side])
+            for side in (left, right)
+        ]
+        self._known: dict[float, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self._sides[0])
+
+    def at(self, offset: float) -> np.ndarray:
+        """float32 (P,): the cosines of the windows that lie so many seconds after the places; NaN where none does."""
+        found = self._known.get(offset)
+        if found is None:
+            kind, library = self._kind, self._kind.library
+            ours, theirs = (follow(library, side, offset) for side in self._sides)
+            present = (ours >= 0) & (theirs >= 0) & library.has(kind.asked)[ours] & library.has(kind.searched)[theirs]
+            found = np.full(len(self), np.nan, np.float32)
+            found[present] = kind.cosines(ours[present], theirs[present])
+            if len(self._known) < _MAX_OFFSETS:
+                self._known[offset] = found
+        return found
+
+    def cosines(self, offset_seconds: np.ndarray, *, neutral: float) -> np.ndarray:
+        """float64 (P,): what `sequence_similarity` would give."""
+        total = np.zeros(len(self))
+        for offset in offset_seconds.tolist():
+            cosine = self.at(offset)
+            total += np.where(np.isnan(cosine), neutral, cosine)
+        return total / len(offset_seconds)
+
+
+class Pairs:
+    """By what one modality of a library is compared with another (or the same)."""
+
+    def __init__(self, kind: _Kind, is_whole: np.ndarray, rng: np.random.Generator) -> None:
+        library = kind.library
+        self.random = _Places(kind, *_random_pairs(library, kind.asked, kind.searched, is_whole, rng))
+        own = np.flatnonzero(library.has_audio & library.has_visual & is_whole)
+        if len(own) > NUM_PAIRS:
+            own = rng.choice(own, NUM_PAIRS, replace=False)
+        # sound and picture of one moment
+        self.own = _Places(kind, own, own)
 
 
 def _random_pairs(
@@ -122,37 +206,6 @@ def _random_pairs(
     if len(distinct) < MIN_PAIRS:  # the same few pairs drawn again and again are no sample
         return left[:0], right[:0]
     return left, right
-
-
-def _cosines(library: Library, query: Modality, left: np.ndarray, searched: Modality, right: np.ndarray) -> np.ndarray:
-    with torch.inference_mode():
-        pairs = library.vectors(query)[torch.from_numpy(left)] * library.vectors(searched)[torch.from_numpy(right)]
-        return pairs.sum(dim=1).numpy()
-
-
-def _sequence_cosines(
-    library: Library,
-    query: Modality,
-    left: np.ndarray,
-    searched: Modality,
-    right: np.ndarray,
-    offset_seconds: np.ndarray,
-    *,
-    neutral: float,
-) -> np.ndarray:
-    """float64 (P,): for pairs of places, what `sequence_similarity` would give."""
-    total = np.zeros(len(left))
-    places = [
-        Alignments(file_rank=library.file_rank[side], start_seconds=library.start_seconds[side])
-        for side in (left, right)
-    ]
-    for offset in offset_seconds:
-        ours, theirs = (follow(library, place, float(offset)) for place in places)
-        present = (ours >= 0) & (theirs >= 0) & library.has(query)[ours] & library.has(searched)[theirs]
-        cosine = np.full(len(left), neutral)
-        cosine[present] = _cosines(library, query, ours[present], searched, theirs[present])
-        total += cosine
-    return total / len(offset_seconds)
 
 
 def combined_surprise(first: np.ndarray, first_weight: float, second: np.ndarray, second_weight: float) -> np.ndarray:

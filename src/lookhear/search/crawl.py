@@ -30,6 +30,7 @@ from lookhear.progress import Progress, quiet
 from lookhear.search.bucket import Place, place_of
 from lookhear.search.facts import is_index
 from lookhear.search.index import EXACT_MOMENTS, Index, create_index, create_index_beside
+from lookhear.search.likeness import describe_windows
 from lookhear.search.summary import CrawlSummary, summarize
 from lookhear.search.survey import WAITING, Look, Seen, Survey, roots_of, stat_of, survey
 from lookhear.search.tables import FileRow, MomentRows
@@ -331,7 +332,7 @@ class _Crawl:
         if sum(len(waiting.windows) for waiting in self._waiting) < at_least or not self._waiting:
             return
         waiting, self._waiting = self._waiting, []
-        found = self._embedder.embed_windows(join_windows([each.windows for each in waiting]))
+        found = describe_windows(self._embedder, join_windows([each.windows for each in waiting]))
         first = 0
         for each in waiting:
             rows = slice(first, first + len(each.windows))
@@ -353,6 +354,7 @@ class _Crawl:
         known = self._known.get(file.file_id)
         if known is not None:
             row = _row(file, known.status, known.reason, seconds=known.seconds, num_moments=known.num_moments)
+            row = replace(row, labels=known.labels)
         else:
             row = self._new_row(file)
             if file.doubt:
@@ -374,7 +376,7 @@ class _Crawl:
 
     @property
     def _width(self) -> int:
-        return self._index.facts.embedding_width
+        return self._index.facts.vector_width
 
     def _new_row(self, file: _Progressing) -> FileRow:
         first, verdict = file.gathered.first, file.gathered.verdict()

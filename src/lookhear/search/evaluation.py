@@ -6,9 +6,10 @@ one of its frames among the pictures) and across (its sound among the pictures, 
 is found by a hit in its own file whose peak lies within `TOLERANCE_SECONDS` of the piece's middle; for pieces, not for
 single frames, also how well hit and piece overlap in time is judged (temporal IoU).
 
-Beside the model: the same model with weights that were drawn and never trained; plain features, where both sides are
-of one kind; and across kinds the same model with one frame a window instead of all of them, and, when a still is the
-question, the best of several stills of the piece. Chance is what a draw among all moments of the library would find.
+Beside the model: the same model with weights that were drawn and never trained; within a kind what the model's vectors
+find alone, and the plain descriptions that an index keeps beside them (`likeness.py`), and plain features of another
+make; and across kinds the same model with one frame a window instead of all of them, and, when a still is the question,
+the best of several stills of the piece. Chance is what a draw among all moments of the library would find.
 """
 
 import random
@@ -31,6 +32,7 @@ from lookhear.media.probe import find_media
 from lookhear.progress import Progress, quiet
 from lookhear.search.crawl import index
 from lookhear.search.index import Index
+from lookhear.search.library import LIKENESS
 from lookhear.search.query import Hit
 from lookhear.tasks.matching.ridge import mean_log_mel
 from lookhear.tasks.metrics import bootstrap_interval
@@ -54,7 +56,10 @@ QUESTIONS: tuple[Question, ...] = (
     "picture_to_sound",
     "frame_to_sound",
 )
-Method = Literal["model", "untrained", "plain", "one_frame", "best_still"]
+_WITHIN_A_KIND: tuple[Question, ...] = ("sound_to_sound", "frame_to_picture")
+Method = Literal["model", "meaning", "looks", "untrained", "plain", "one_frame", "best_still"]
+# What one half of the vectors finds alone, by how much likeness counts.
+_HALVES: dict[Method, float] = {"meaning": 0.0, "looks": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +227,7 @@ class OneFrame(Embedder):
         return super()._embed_frames(middle.repeat(1, count, 1, 1), part)
 
 
-def _ask(library: Index, question: Question, piece: Piece, still: int) -> Answer | None:
+def _ask(library: Index, question: Question, piece: Piece, still: int, *, likeness: float = LIKENESS) -> Answer | None:
     """None where the piece cannot ask this."""
     sound = piece.sound if question.startswith("sound") else None
     clip = piece.video if question.startswith("picture") else None
@@ -230,7 +235,8 @@ def _ask(library: Index, question: Question, piece: Piece, still: int) -> Answer
     if sound is None and clip is None and picture is None:
         return None
     within: Literal["sound", "picture"] = "sound" if question.endswith("sound") else "picture"
-    return Answer(hits=tuple(library.search(sound=sound, clip=clip, picture=picture, within=within, top=TOP)))
+    hits = library.search(sound=sound, clip=clip, picture=picture, within=within, likeness=likeness, top=TOP)
+    return Answer(hits=tuple(hits))
 
 
 class _Plain:
@@ -338,8 +344,12 @@ def evaluate_search(
         search("untrained", untrained(model), QUESTIONS)
         search("one_frame", OneFrame.of(model), ("sound_to_picture", "picture_to_sound"))
         plain = _Plain(folder, library.facts.hop_seconds)
-        for question in ("sound_to_sound", "frame_to_picture"):
+        for question in _WITHIN_A_KIND:
             answers[question]["plain"] = [plain.ask(question, piece) for piece in pieces]
+            for half, likeness in _HALVES.items():
+                answers[question][half] = [
+                    _ask(library, question, piece, _STILLS // 2, likeness=likeness) for piece in pieces
+                ]
         answers["frame_to_sound"]["best_still"] = [_best_still(library, piece) for piece in pieces]
     figures = {
         question: {name: found for name, given in by_method.items() if (found := _judge(question, pieces, given))}

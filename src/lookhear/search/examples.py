@@ -15,6 +15,7 @@ from lookhear.media.probe import probe
 from lookhear.search.facts import IndexFacts
 from lookhear.search.large import AnyLibrary
 from lookhear.search.library import Library, Modality, Moments, Stretches
+from lookhear.search.likeness import describe_file, describe_picture
 from lookhear.search.query import Hit, Phase, Place, Query
 from lookhear.search.query import Sequence as Windowed
 
@@ -113,12 +114,12 @@ def make_query(
             "a clip is searched by its sound and its picture together"
         )
     if picture is not None:
-        return picture_query(embedder.embed_picture(picture), window_seconds=embedder.window_seconds)
+        return picture_query(describe_picture(embedder, picture), window_seconds=embedder.window_seconds)
     path = sound if sound is not None else clip
     assert path is not None
     plan = plan_query(probe(path), window_seconds=embedder.window_seconds, hop_seconds=hop_seconds, name=str(path))
-    embed = embedder.embed_sound if sound is not None else embedder.embed
-    embeddings = embed(path, hop_seconds=plan.step_seconds, end_seconds=plan.end_seconds)
+    windows = embedder.plan(hop_seconds=plan.step_seconds, picture=sound is None)
+    embeddings = describe_file(embedder, path, windows, end_seconds=plan.end_seconds)
     query = query_of(embeddings, plan, window_seconds=embedder.window_seconds)
     if query is None:
         what = "sound" if sound is not None else "sound and no picture"
@@ -159,7 +160,7 @@ def query_of(embeddings: "Embeddings", plan: QueryPlan, *, window_seconds: float
 
 
 def picture_query(vector: np.ndarray, *, window_seconds: float) -> Query:
-    """The query of one picture, of its vector (E,) of unit length."""
+    """The query of one picture, of its vector (E,) as an index stores it."""
     sequence = Windowed(vectors=torch.from_numpy(np.ascontiguousarray(vector[None])), offset_seconds=np.zeros(1))
     return Query(phases=(Phase(start_seconds=0.0, picture=sequence),), span_seconds=window_seconds)
 

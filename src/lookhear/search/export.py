@@ -185,10 +185,10 @@ def _csv(hits: Sequence[Hit]) -> str:
     """RFC 4180 but for the line ends, which are plain newlines. `copies` is a JSON list."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow((*_COLUMNS, "copies"))
+    writer.writerow((*_COLUMNS, "copies", "labels"))
     for hit in hits:
-        copies = json.dumps(hit.copies) if hit.copies else ""
-        writer.writerow((*(getattr(hit, name) for name in _COLUMNS), copies))
+        several = (json.dumps(names) if names else "" for names in (hit.copies, hit.labels))
+        writer.writerow((*(getattr(hit, name) for name in _COLUMNS), *several))
     return text.getvalue()
 
 

@@ -12,7 +12,7 @@ from lookhear.errors import ConfigError, IndexStateError
 from lookhear.search.bucket import Place, remove_all, replace, write_whole
 from lookhear.search.lease import is_trace_of_writer
 
-FORMAT = 1
+FORMAT = 2
 NEAREST = 10
 _FACTS_NAME = "index.json"
 _NEXT_NAME = "index.next.json"
@@ -58,13 +58,20 @@ class IndexFacts:
     hop_seconds: float
     """from the start of a moment to the next"""
     embedding_width: int
-    """E"""
+    """E, of the model's embedding, the first half of a vector"""
+    plain_width: int
+    """of the plain description after it (`likeness.py`), 0 without one"""
     libraries: tuple[str, ...] = ()
     """the folders that were indexed, as absolute paths"""
     tables: str = _TABLES
     """the folder of the tables, inside the index"""
     approximate: Approximate | None = None
     """how it is searched where it is too large for an exact search"""
+
+    @property
+    def vector_width(self) -> int:
+        """Of what the tables hold."""
+        return self.embedding_width + self.plain_width
 
 
 def read_facts(path: Place, *, is_next: bool = False) -> IndexFacts:
@@ -83,8 +90,8 @@ def read_facts(path: Place, *, is_next: bool = False) -> IndexFacts:
     found = data.get("format") if isinstance(data, dict) else None
     if found != FORMAT:
         raise IndexStateError(
-            f"{path} has index format {found}, this version reads {FORMAT}; use the version that made it, "
-            "or make the index again in another folder (--index DIR)"
+            f"{path} has index format {found}, this version reads {FORMAT}; make the index again in another folder "
+            "(--index DIR), or use the version of lookhear that made it"
         )
     try:
         return from_dict(IndexFacts, data)

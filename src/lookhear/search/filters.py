@@ -33,6 +33,8 @@ class Where:
     """shorter than this"""
     status: tuple[str, ...] = ()
     """one of ok, sound_only, picture_only, partial"""
+    label: str | None = None
+    """only moments to which a classifier gave this label (`lookhear label`), whatever its capitals"""
 
     def __post_init__(self) -> None:
         if unknown := set(self.status) - set(STATUSES):
@@ -46,6 +48,8 @@ class Where:
             return None
         if self.shorter_seconds is not None and file.seconds >= self.shorter_seconds:
             return None
+        if self.label is not None and not (file.labels and file.labels.named(self.label)):
+            return None
         modified = file.modified or (None,) * len(file.places)
         passing = [place for place in zip(file.places, modified, strict=True) if self._passes(*place)]
         if not passing:
@@ -57,6 +61,21 @@ class Where:
             copies=tuple(place for place, _ in copies),
             modified=tuple(when for _, when in passing if when is not None),
         )
+
+    def passes_moments(
+        self, files: Sequence[LibraryFile], file_rank: np.ndarray, start_seconds: np.ndarray, end_seconds: np.ndarray
+    ) -> np.ndarray:
+        """bool (C,): which of these spans, in the order of `file_rank`, pass, if their files do."""
+        if self.label is None:
+            return np.ones(len(file_rank), bool)
+        passes = np.zeros(len(file_rank), bool)
+        for rank, file in enumerate(files):
+            if file.labels is None:
+                continue
+            own = slice(*np.searchsorted(file_rank, [rank, rank + 1]))
+            for stretch in file.labels.named(self.label):
+                passes[own] |= (stretch.start_seconds < end_seconds[own]) & (stretch.end_seconds > start_seconds[own])
+        return passes
 
     @cached_property
     def _folders(self) -> tuple[Path, ...]:

@@ -22,13 +22,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
 from lookhear.config import to_dict
 from lookhear.errors import IndexStateError
 from lookhear.search.approximate import make_approximate, near_library
 from lookhear.search.bucket import Place, kept_folders, place_of
-from lookhear.search.calibration import Calibration, calibrate
 from lookhear.search.facts import (
     FORMAT,
     Approximate,
@@ -44,9 +41,10 @@ from lookhear.search.facts import (
     switch_to_next,
     write_facts,
 )
-from lookhear.search.large import AnyLibrary, scanned_library
+from lookhear.search.labelled import from_text
+from lookhear.search.large import AnyLibrary, Calibrations, scanned_library
 from lookhear.search.lease import LASTING, Right, right_to_write
-from lookhear.search.library import Library, LibraryFile, Modality
+from lookhear.search.library import LIKENESS, LibraryFile
 from lookhear.search.tables import FileRow, MomentRows, Tables
 
 if TYPE_CHECKING:
@@ -64,8 +62,6 @@ _GROWTH = 1.5
 __all__ = ["FileRow", "Index", "IndexStatus", "MomentRows", "create_index", "create_index_beside"]
 
 T = TypeVar("T")
-# One for every shape of query that was asked: queries by files of many lengths have many.
-_MAX_CALIBRATIONS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +101,7 @@ class Index:
         self._embedder: Embedder | None = None
         self._tables = self._tables_of(self.facts)
         self._library: tuple[tuple[int, int], AnyLibrary] | None = None
-        self._calibrations: dict[tuple[Any, ...], Calibration] = {}
+        self._calibrations = Calibrations()
         self._lock = threading.Lock()
         self.right: Right = LASTING  # to write, of `writing`; an index that is made beside another has that one's
 
@@ -180,7 +176,7 @@ class Index:
             version = self._tables.version()
             if self._library is None or self._library[0] != version:
                 self._library = (version, self._read_library())
-                self._calibrations = {}
+                self._calibrations = Calibrations()
             return self._library[1]
 
     def search(
@@ -196,6 +192,7 @@ class Index:
         not_like: "Moment" = None,
         within: "Within" = "both",
         balance: float = 0.5,
+        likeness: float = LIKENESS,
         where: "Where | None" = None,
         top: int = 10,
         page: int = 1,
@@ -218,7 +215,16 @@ class Index:
         )
         for note in request.notes:
             warnings.warn(note, stacklevel=2)
-        return self.find(request, within=within, balance=balance, where=where, top=top, page=page, at_least=at_least)
+        return self.find(
+            request,
+            within=within,
+            balance=balance,
+            likeness=likeness,
+            where=where,
+            top=top,
+            page=page,
+            at_least=at_least,
+        )
 
     def request(
         self,
@@ -255,6 +261,7 @@ class Index:
         *,
         within: "Within" = "both",
         balance: float = 0.5,
+        likeness: float = LIKENESS,
         where: "Where | None" = None,
         top: int = 10,
         page: int = 1,
@@ -262,9 +269,9 @@ class Index:
     ) -> "list[Hit]":
         """Page number `page` (from 1) of `top` hits each, best first; none where no hit's score is `at_least`.
 
-        `within` says what of the library is compared, `balance` how much its sound counts beside its pictures
-        (`query.find_moments`), `where` which of its files. Raises IndexStateError where the model of the index is no
-        longer the one that made the request.
+        `within` says what of the library is compared, `balance` how much its sound counts beside its pictures, and
+        `likeness` how much looks count beside meaning (`query.find_moments`), `where` which of its files. Raises
+        IndexStateError where the model of the index is no longer the one that made the request.
         """
         from lookhear.search.large import find_hits
         from lookhear.search.query import Terms
@@ -274,6 +281,7 @@ class Index:
             against=request.counter_examples,
             within=within,
             balance=balance,
+            likeness=likeness,
             where=where,
             top=top,
             page=page,
@@ -286,7 +294,7 @@ class Index:
                     f"{self.path} is now of another model than this request was made with; make it again"
                 )
             library = self._current_library()
-            return find_hits(library, terms, functools.partial(self._calibration, library))
+            return find_hits(library, terms, functools.partial(self._calibrations.of, library, likeness))
 
         return self._steadily(found)
 
@@ -322,21 +330,6 @@ class Index:
                 "make another index (--index DIR) with this one, or with --beside one that replaces it when it is done"
             )
 
-    def _calibration(
-        self, library: AnyLibrary, asked: Modality, searched: Modality, offset_seconds: np.ndarray
-    ) -> Calibration:
-        key = (id(library), asked, searched, tuple(np.round(offset_seconds, 3)))
-        with self._lock:
-            known = self._calibrations.get(key)
-        if known is None:
-            some = library if isinstance(library, Library) else library.sample(float(offset_seconds[-1]))
-            known = calibrate(some, asked, searched, offset_seconds)
-            with self._lock:
-                while len(self._calibrations) >= _MAX_CALIBRATIONS:
-                    del self._calibrations[next(iter(self._calibrations))]  # the oldest
-                self._calibrations[key] = known
-        return known
-
     def _read_library(self) -> AnyLibrary:
         # The rows first: their moments were there before them.
         by_id: dict[str, list[FileRow]] = {}
@@ -355,20 +348,23 @@ class Index:
                     status=rows[0].status,
                     seconds=rows[0].seconds,
                     modified=tuple(row.mtime_ns / 1e9 for row in rows),
+                    labels=from_text(rows[0].labels),
                 )
             )
         contents.sort(key=lambda content: content.path)
-        times = {"window_seconds": self.facts.window_seconds, "hop_seconds": self.facts.hop_seconds}
+        about: dict[str, Any] = {
+            name: getattr(self.facts, name) for name in ("window_seconds", "hop_seconds", "plain_width")
+        }
         if sum(rows[0].num_moments for rows in by_id.values()) <= IN_MEMORY_MOMENTS:
-            return self._tables.library(tuple(contents), **times)
+            return self._tables.library(tuple(contents), **about)
         if self.facts.approximate is not None:
-            return near_library(tuple(contents), self._tables.snapshot(), self.facts.approximate, **times)
+            return near_library(tuple(contents), self._tables.snapshot(), self.facts.approximate, **about)
         return scanned_library(
-            tuple(contents), self._tables.snapshot(), kept_folders(self.path, self.facts.tables), **times
+            tuple(contents), self._tables.snapshot(), kept_folders(self.path, self.facts.tables), **about
         )
 
     def _tables_of(self, facts: IndexFacts) -> Tables:
-        return Tables(self.path / facts.tables, facts.embedding_width)
+        return Tables(self.path / facts.tables, facts.vector_width)
 
     # ---- writing; only inside `with index.writing()`
 
@@ -430,7 +426,8 @@ class Index:
                 self._change(approximate=None)
                 self._tables.drop_neighbours()
         elif known is None or moments > _GROWTH * known.moments:
-            self._change(approximate=make_approximate(self._tables, tell=tell))
+            made = make_approximate(self._tables, plain_width=self.facts.plain_width, tell=tell)
+            self._change(approximate=made)
 
     def compact(self) -> None:
         """Joins small fragments and drops versions that nobody can still be reading."""
@@ -496,6 +493,8 @@ def create_index_beside(place: str | Place, embedder: "Embedder", *, hop_seconds
 
 
 def _new_facts(embedder: "Embedder", hop_seconds: float | None) -> IndexFacts:
+    from lookhear.search.likeness import PLAIN_WIDTH
+
     config = embedder.preprocess.config
     hop = config.window_seconds / 2 if hop_seconds is None else hop_seconds
     if not 0.0 < hop <= config.window_seconds:
@@ -511,5 +510,6 @@ def _new_facts(embedder: "Embedder", hop_seconds: float | None) -> IndexFacts:
         window_seconds=config.window_seconds,
         hop_seconds=hop,
         embedding_width=embedder.embedding_width,
+        plain_width=PLAIN_WIDTH,
         tables=new_tables(),
     )

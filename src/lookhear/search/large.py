@@ -7,23 +7,29 @@ in a longer stretch; and as long as an alignment that was left out could still b
 """
 
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lookhear.search.bounds import Bounds, bounds
+from lookhear.search.calibration import Calibration, Pairs, calibrate
 from lookhear.search.filters import narrowed
 from lookhear.search.library import Library, LibraryFile, Modality, Moments, Stretches, Vectors, part_of, runs
-from lookhear.search.matrix import Matrix, open_matrix
+from lookhear.search.matrix import Matrix, bfloat16_is_fast, max_error, open_matrix, products
 from lookhear.search.query import Calibrate, Found, Hit, Terms, find_spans
 from lookhear.search.snapshot import BOTH, Snapshot
 
+# Of a library in memory with so many moments all are scored exactly.
+_FEW = 2048
+# How far sums of float32 products may be apart.
+_SUM_ERROR = 1e-5
 # Alignments on the first shortlist, and for each hit.
 _SHORTLIST, _SHORTLIST_A_HIT = 32, 4
 # Moments on either side that are read with an alignment, before a hit is known to need more; and times more then.
@@ -32,6 +38,8 @@ _MARGIN, _MORE = 6, 4
 _MOST_READ, _MOST_READ_A_HIT = 1 << 16, 64
 # Of which scores are calibrated: in stretches at least as long as this, and twice as long as a query reaches.
 _SAMPLE, _SAMPLE_STRETCH, _LEAST_STRETCHES = 1 << 15, 32, 64
+# One for every shape of query that was asked: queries by files of many lengths have many.
+_MAX_CALIBRATIONS = 128
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,8 +84,8 @@ class LargeLibrary(Moments):
     def find(self, terms: Terms, calibrate: Calibrate) -> list[Hit]:
         """The hits; the library is not empty."""
         _, passes = narrowed(self.files, terms.where)
-        found = _find(self, self.shortlist(terms, calibrate, passes), terms, calibrate)
-        return [] if found is None else found.hits(terms)
+        reader = _Reader(self, terms.modalities)
+        return _find(self, reader.part, self.shortlist(terms, calibrate, passes), terms, calibrate)
 
     def sample(self, reach_seconds: float) -> Library:
         """Stretches from everywhere, always the same, in which spans of `reach_seconds` lie: to calibrate scores on."""
@@ -152,6 +160,7 @@ def scanned_library(
     *,
     window_seconds: float,
     hop_seconds: float,
+    plain_width: int = 0,
 ) -> ScannedLibrary:
     """The moments of `contents`; what is kept for searches lies in `folders` (see `open_matrix`)."""
     matrix = open_matrix(snapshot, folders)
@@ -164,6 +173,7 @@ def scanned_library(
         end_seconds=rows.end_seconds[place.row],
         window_seconds=window_seconds,
         hop_seconds=hop_seconds,
+        plain_width=plain_width,
         snapshot=snapshot,
         row_id=rows.row_id[place.row],
         matrix=matrix,
@@ -197,7 +207,65 @@ def find_hits(library: AnyLibrary, terms: Terms, calibrate: Calibrate) -> list[H
         return []
     if isinstance(library, LargeLibrary):
         return library.find(terms, calibrate)
-    return find_spans(library, terms, calibrate).hits(terms)
+    if len(library) <= _FEW:
+        return find_spans(library, terms, calibrate).hits(terms)
+    # The same hits, several times faster: exact scores are computed of the moments that can be among the best.
+    _, passes = narrowed(library.files, terms.where)
+    shortlist = _Scanned(bounds(library, _Held(library), terms, calibrate, passes))
+    return _find(library, library.part, shortlist, terms, calibrate, times=2)
+
+
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """What `bounds` scans of a library in memory."""
+
+    library: Library
+
+    def cosines(self, modality: Modality, vectors: Tensor) -> Tensor:
+        """(W, M), off by `max_error`."""
+        if bfloat16_is_fast():
+            return products(self.library.rounded[modality].rows, vectors)
+        return vectors @ self.library.vectors(modality).T
+
+    def max_error(self, vectors: Tensor) -> float:
+        """How far a cosine of `cosines` may be off."""
+        if not bfloat16_is_fast():
+            return _SUM_ERROR
+        return max(max_error(vectors, each.rounding, each.length) for each in self.library.rounded.values())
+
+    def has(self, modality: Modality) -> np.ndarray:
+        """bool (M,): which moments have a vector of this modality."""
+        return self.library.has(modality)
+
+
+class Calibrations:
+    """The calibrations that searches of one library needed; several threads may ask."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], Calibration] = {}
+        self._pairs: dict[tuple[Any, ...], Pairs] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def of(
+        self, library: AnyLibrary, likeness: float, asked: Modality, searched: Modality, offset_seconds: np.ndarray
+    ) -> Calibration:
+        """That of queries of one modality, of windows at `offset_seconds`, against another (or the same)."""
+        if asked != searched:
+            likeness = 0.0  # plays no part
+        key = (id(library), likeness, asked, searched, tuple(np.round(offset_seconds, 3)))
+        with self._lock:
+            known = self._known.get(key)
+        if known is None:
+            some = library if isinstance(library, Library) else library.sample(float(offset_seconds[-1]))
+            known = calibrate(some, asked, searched, offset_seconds, likeness=likeness, known=self._pairs)
+            with self._lock:
+                while len(self._known) >= _MAX_CALIBRATIONS:
+                    del self._known[next(iter(self._known))]  # the oldest
+                self._known[key] = known
+        return known
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,20 +292,27 @@ class _Scanned:
 # ---- from a shortlist to hits
 
 
-def _find(library: LargeLibrary, shortlist: Shortlist, terms: Terms, calibrate: Calibrate) -> Found | None:
-    """The best spans; None where nothing can be compared."""
+def _find(
+    library: Moments,
+    read: Callable[[Stretches], Library],
+    shortlist: Shortlist,
+    terms: Terms,
+    calibrate: Calibrate,
+    *,
+    times: int = 1,
+) -> list[Hit]:
+    """The best hits; `read` gives parts of the library. A first shortlist is so many times as long as usual."""
     most = max(_MOST_READ, _MOST_READ_A_HIT * terms.num_spans)
-    count = max(_SHORTLIST, _SHORTLIST_A_HIT * terms.num_spans)
+    count = times * max(_SHORTLIST, _SHORTLIST_A_HIT * terms.num_spans)
     a_span = math.ceil(terms.reach_seconds / library.hop_seconds) + 2 * _MARGIN
     extents = shortlist.best(max(terms.num_spans, min(count, most // a_span)))
-    reader = _Reader(library, terms.modalities)
     wider: list[_Run] = []
     margin, found = _MARGIN, None
     while len(extents):
         stretches = _stretches(library, extents, wider)
         if found is not None and int((stretches.end - stretches.first).sum()) > most:
             break  # so many alike that the order of the last ones means nothing
-        part = reader.part(stretches)
+        part = read(stretches)
         found = find_spans(part, terms, calibrate)
         reaching = _reaching(part, found)
         if reaching:
@@ -250,7 +325,7 @@ def _find(library: LargeLibrary, shortlist: Shortlist, terms: Terms, calibrate: 
         if not reaching and len(more) <= len(extents):
             break
         extents = more
-    return found
+    return [] if found is None else found.hits(terms)
 
 
 class _Reader:

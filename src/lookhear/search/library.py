@@ -1,6 +1,8 @@
 """`Library`: moments of an index in memory, and where a query's sequence of windows falls on them.
 
-M moments, F files, C alignments, K windows of a query, E embedding width. Moments lie in the order of (file, start),
+M moments, F files, C alignments, K windows of a query, E width of a vector, which all have one length: 1, or the root
+of 2 where a plain description follows the embedding (`Moments.asked`). A cosine here is the dot product of what is
+asked with what is stored. Moments lie in the order of (file, start),
 files in the order of their path. An alignment says "the query starts at this second of this file".
 
 Of an index whose vectors are too many to be held, `Moments` are its times alone; a `Library` is then a part of it:
@@ -17,7 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lookhear.search.labelled import FileLabels
+
 Modality = Literal["sound", "picture"]
+# How much looks count beside meaning within one modality, unless a search says otherwise.
+LIKENESS = 0.5
 # Limits the memory of a search to this many numbers a moment.
 _WINDOWS_AT_ONCE = 16
 # What `Alignments` remember of where a query's windows fall: at most so many numbers.
@@ -34,11 +40,23 @@ class LibraryFile:
     status: str = "ok"
     seconds: float = 0.0  # from the start of its first track to the end of its last
     modified: tuple[float, ...] = ()  # of `path` and of each copy: seconds since 1970; empty where it is not known
+    labels: FileLabels | None = None  # None where no classifier was asked
 
     @property
     def places(self) -> tuple[Path, ...]:
         """Where these bytes lie."""
         return (self.path, *self.copies)
+
+
+def weighed(vectors: Tensor, plain_width: int, likeness: float) -> Tensor:
+    """float32 (K, E): what stored vectors become to be compared with stored ones, by dot products within -1..1.
+
+    Of [m | p], meaning and plain description, both of unit length, [(1 - likeness) m | likeness p]. Across modalities,
+    where looks say nothing, likeness must be 0.
+    """
+    if not plain_width:
+        return vectors
+    return torch.cat([vectors[:, :-plain_width] * (1.0 - likeness), vectors[:, -plain_width:] * likeness], dim=1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,9 +69,14 @@ class Moments:
     end_seconds: np.ndarray  # float64 (M,)
     window_seconds: float
     hop_seconds: float
+    plain_width: int = 0  # of each vector so many numbers at its end say what the moment is like, not what it means
 
     def __len__(self) -> int:
         return len(self.file_rank)
+
+    def asked(self, vectors: Tensor, asked: Modality, searched: Modality, likeness: float) -> Tensor:
+        """`weighed` for these moments."""
+        return weighed(vectors, self.plain_width, likeness if asked == searched else 0.0)
 
     @cached_property
     def first(self) -> np.ndarray:
@@ -131,8 +154,8 @@ def runs(first: np.ndarray, count: np.ndarray) -> np.ndarray:
 class Vectors:
     """The vectors of some moments."""
 
-    audio: Tensor  # float32 (M, E), unit length; zeros where the moment has no sound
-    visual: Tensor  # float32 (M, E), unit length; zeros where the moment has no picture
+    audio: Tensor  # float32 (M, E); zeros where the moment has no sound
+    visual: Tensor  # float32 (M, E); zeros where the moment has no picture
     has_audio: np.ndarray  # bool (M,)
     has_visual: np.ndarray  # bool (M,)
 
@@ -188,6 +211,11 @@ class Library(Moments, Vectors):
         return part_of(self, stretches, self.of(stretches.rows))
 
     @cached_property
+    def rounded(self) -> "dict[Modality, Rounded]":
+        """The vectors in bfloat16, made when they are first asked for."""
+        return {"sound": _rounded(self.audio), "picture": _rounded(self.visual)}
+
+    @cached_property
     def content_rank(self) -> np.ndarray:
         """int64 (M,): equal for moments of one content, also where stretches of it are files of their own."""
         ranks: dict[str, int] = {}
@@ -205,6 +233,21 @@ class Library(Moments, Vectors):
         return ~(early | late)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rounded:
+    """Vectors as a quick scan reads them."""
+
+    rows: Tensor  # bfloat16 (M, E)
+    rounding: float  # the largest length of (vector - vector in bfloat16)
+    length: float  # the largest of a vector
+
+
+def _rounded(vectors: Tensor) -> Rounded:  # of at least one
+    rows = vectors.bfloat16()
+    rounding = (vectors - rows.float()).norm(dim=1).max()
+    return Rounded(rows=rows, rounding=float(rounding), length=float(vectors.norm(dim=1).max()))
+
+
 def part_of(moments: Moments, stretches: Stretches, vectors: Vectors) -> Library:
     """The library of these stretches, each a file of its own; `vectors` are those of their moments."""
     rows = stretches.rows
@@ -216,6 +259,7 @@ def part_of(moments: Moments, stretches: Stretches, vectors: Vectors) -> Library
         end_seconds=moments.end_seconds[rows],
         window_seconds=moments.window_seconds,
         hop_seconds=moments.hop_seconds,
+        plain_width=moments.plain_width,
         audio=vectors.audio,
         visual=vectors.visual,
         has_audio=vectors.has_audio,
@@ -280,10 +324,10 @@ def sequence_similarity(
 ) -> np.ndarray:
     """float32 (C,): the mean cosine of a query's windows with the moments that they fall on; NaN if on none.
 
-    `vectors` (K, E) unit length, their windows starting `offset_seconds` (K,) after the query does. At alignment t the
-    score is mean_i vectors[i] . moment(t + offset_seconds[i]), the nearest moment of the same file. A window that
-    falls on no moment (beyond the file's ends, or where this modality is missing) counts as `neutral`, so that two
-    matched windows out of two are worth more than one out of two.
+    `vectors` (K, E) as `Moments.asked` gives them, their windows starting `offset_seconds` (K,) after the query does.
+    At alignment t the score is mean_i vectors[i] . moment(t + offset_seconds[i]), the nearest moment of the file. A
+    window that falls on no moment (beyond the file's ends, or where this modality is missing) counts as `neutral`, so
+    that two matched windows out of two are worth more than one out of two.
     """
     return next(sequence_similarities(library, alignments, modality, [(vectors, offset_seconds, neutral)]))
 

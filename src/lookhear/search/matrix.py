@@ -34,7 +34,7 @@ from lookhear.errors import StoreError
 from lookhear.search.library import Modality, runs
 from lookhear.search.snapshot import BOTH, Keys, Snapshot
 
-_FORMAT = 1
+_FORMAT = 2
 _ROWS_NAME = "rows.npz"
 # Moments that are read from the table at once.
 _ROWS_A_READ = 8192
@@ -62,6 +62,7 @@ class Rows:
     has_audio: np.ndarray  # bool (P,)
     has_visual: np.ndarray  # bool (P,)
     rounding: float  # the largest length of (vector - vector in bfloat16)
+    length: float  # the largest of a vector
 
     def __len__(self) -> int:
         return len(self.start_seconds)
@@ -80,28 +81,42 @@ class Matrix:
         return self.rows.has_audio if modality == "sound" else self.rows.has_visual
 
     def cosines(self, modality: Modality, vectors: Tensor) -> Tensor:
-        """(W, P), bfloat16 or float32: of vectors (W, E) of unit length with all rows, off by `max_error` at most."""
-        matrix = self.audio if modality == "sound" else self.visual
-        is_fast = _bfloat16_is_fast()
-        asked = vectors.bfloat16() if is_fast else vectors
-        found = torch.empty(len(vectors), len(matrix), dtype=asked.dtype)
-        with torch.inference_mode():
-            for first in range(0, len(matrix), _ROWS_A_PRODUCT):
-                some = matrix[first : first + _ROWS_A_PRODUCT]
-                product = asked @ some.T if is_fast else (some.float() @ asked.T).T
-                found[:, first : first + len(some)] = product
-        return found
+        """(W, P), bfloat16 or float32: dot products within -1..1 of vectors (W, E) with all rows, off by `max_error` at
+        most."""
+        return products(self.audio if modality == "sound" else self.visual, vectors)
 
     def max_error(self, vectors: Tensor) -> float:
-        """How far a cosine of one of `vectors` (W, E) may be off, by the inequality of Cauchy and Schwarz."""
-        own = float((vectors - vectors.bfloat16().float()).norm(dim=1).max()) if _bfloat16_is_fast() else 0.0
-        output = _OUTPUT_ERROR if _bfloat16_is_fast() else 0.0
-        # One of the two rounded vectors is longer than 1 by no more than its own rounding.
-        return self.rows.rounding + own * (1.0 + self.rows.rounding) + output + _SUM_ERROR
+        """How far a cosine of one of `vectors` (W, E) may be off."""
+        return max_error(vectors, self.rows.rounding, self.rows.length)
+
+
+def products(matrix: Tensor, vectors: Tensor) -> Tensor:
+    """(W, P), bfloat16 or float32: of vectors (W, E) with bfloat16 rows (P, E), in whichever way is fast here."""
+    is_fast = bfloat16_is_fast()
+    asked = vectors.bfloat16() if is_fast else vectors
+    found = torch.empty(len(vectors), len(matrix), dtype=asked.dtype)
+    with torch.inference_mode():
+        for first in range(0, len(matrix), _ROWS_A_PRODUCT):
+            some = matrix[first : first + _ROWS_A_PRODUCT]
+            product = asked @ some.T if is_fast else (some.float() @ asked.T).T
+            found[:, first : first + len(some)] = product
+    return found
+
+
+def max_error(vectors: Tensor, rounding: float, length: float) -> float:
+    """How far one of `products` may be off, by the inequality of Cauchy and Schwarz.
+
+    `rounding` is the largest length of what rows lost when they were rounded, `length` the largest of a row before.
+    """
+    is_fast = bfloat16_is_fast()
+    own = float((vectors - vectors.bfloat16().float()).norm(dim=1).max()) if is_fast else 0.0
+    # A rounded row is longer than the row by no more than its own rounding.
+    error = rounding * float(vectors.norm(dim=1).max()) + own * (length + rounding)
+    return error + (_OUTPUT_ERROR if is_fast else 0.0) + _SUM_ERROR
 
 
 @functools.cache
-def _bfloat16_is_fast() -> bool:
+def bfloat16_is_fast() -> bool:
     """Whether this machine multiplies bfloat16 numbers faster than it turns them into float32 and multiplies these."""
     # More than a cache holds.
     matrix, vectors = torch.ones(16_384, 768, dtype=torch.bfloat16), torch.ones(1, 768)
@@ -226,6 +241,7 @@ def _plan(snapshot: Snapshot, old: Rows | None) -> _Plan:
             has_audio=has[0],
             has_visual=has[1],
             rounding=0.0 if old is None else old.rounding,
+            length=0.0 if old is None else old.length,
         ),
         num_there=num_there,
         copied=copied,
@@ -257,7 +273,7 @@ def _fill(snapshot: Snapshot, plan: _Plan, sinks: "Sequence[_Sink]", before: Mat
         some = torch.from_numpy(plan.copied[first : first + _ROWS_A_PRODUCT])
         for sink, whole in zip(sinks, (before.audio, before.visual), strict=True):
             sink.append(whole[some])
-    rows, rounding = plan.rows, plan.rows.rounding
+    rows, rounding, length = plan.rows, plan.rows.rounding, plan.rows.length
     for first in range(plan.first_new, len(rows), _ROWS_A_READ):
         found = snapshot.vectors(rows.row_id[first : first + _ROWS_A_READ])
         place = slice(first, first + _ROWS_A_READ)
@@ -265,8 +281,9 @@ def _fill(snapshot: Snapshot, plan: _Plan, sinks: "Sequence[_Sink]", before: Mat
         for sink, vectors in zip(sinks, (found.audio, found.visual), strict=True):
             rounded = vectors.bfloat16()
             rounding = max(rounding, float((vectors - rounded.float()).norm(dim=1).max()))
+            length = max(length, float(vectors.norm(dim=1).max()))
             sink.append(rounded)
-    return replace(rows, rounding=rounding)
+    return replace(rows, rounding=rounding, length=length)
 
 
 class _Sink(Protocol):
@@ -353,6 +370,7 @@ def _read_rows(folder: Path, width: int) -> Rows | None:
                 "version": int(values["version"]),
                 "identity": str(values["identity"]),
                 "rounding": float(values["rounding"]),
+                "length": float(values["length"]),
             }
         )
         least = len(rows) * width * 2

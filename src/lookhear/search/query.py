@@ -27,6 +27,7 @@ from lookhear.errors import IndexStateError
 from lookhear.search.calibration import NEUTRAL_SURPRISE, Calibration, combined_surprise
 from lookhear.search.filters import Where, narrowed
 from lookhear.search.library import (
+    LIKENESS,
     Alignments,
     Library,
     LibraryFile,
@@ -55,17 +56,20 @@ class Hit:
     peak_seconds: float  # the centre of the span that matches best
     # -log10 of how often a random pair of the library matches as well: 3 is one in a thousand
     score: float
-    cosine: float  # with the query, mean over its windows, in the modality that matched (more)
+    # with the query, mean over its windows, in the modality that matched (more): of the model's embeddings and, within
+    # one modality, of the plain descriptions, by the shares that `likeness` gives them
+    cosine: float
     matched: Literal["sound", "picture", "both"]  # what of the library matched
     status: str  # of the file: ok, sound_only, picture_only or partial
     copies: tuple[str, ...] = ()  # other files of the library with the very same bytes
+    labels: tuple[str, ...] = ()  # that a classifier gave to any of its seconds, the most probable first
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sequence:
     """One modality of a query: K windows and where they lie in it."""
 
-    vectors: Tensor  # float32 (K, E), unit length
+    vectors: Tensor  # float32 (K, E), as an index stores them (`likeness.py`)
     offset_seconds: np.ndarray  # float64 (K,), ascending, from the start of the phase
 
 
@@ -148,6 +152,7 @@ class Terms:
     against: tuple[Query, ...] = ()
     within: Within = "both"
     balance: float = 0.5
+    likeness: float = LIKENESS
     where: Where | None = None
     top: int = 10
     page: int = 1
@@ -158,6 +163,10 @@ class Terms:
             raise IndexStateError(f"'{self.within}' cannot be searched; within is sound, picture or both")
         if not 0.0 <= self.balance <= 1.0:
             raise IndexStateError(f"balance is {self.balance}; it must be from 0 (picture only) to 1 (sound only)")
+        if not 0.0 <= self.likeness <= 1.0:
+            raise IndexStateError(
+                f"likeness is {self.likeness}; it must be from 0 (only what a moment means) to 1 (only its looks)"
+            )
         if self.top < 1 or self.page < 1:
             raise IndexStateError(
                 f"top is {self.top} and page {self.page}; ask for at least one hit, and pages from 1 on"
@@ -222,6 +231,7 @@ def find_moments(
     against: Several[Query] = (),
     within: Within = "both",
     balance: float = 0.5,
+    likeness: float = LIKENESS,
     where: Where | None = None,
     top: int = 10,
     page: int = 1,
@@ -231,7 +241,9 @@ def find_moments(
 
     `query` is one example or several, `against` are counter-examples; what is more like one of these than like the
     examples is no hit. `within` says what of the library is compared. `balance`, 0 to 1, is the share of the library's
-    sound in the score where both are: 1 leaves its pictures out, 0 its sound. `where` says which files are searched. A
+    sound in the score where both are: 1 leaves its pictures out, 0 its sound. `likeness`, 0 to 1, is the share of the
+    plain description where sound is compared with sound or picture with picture: 1 finds this very shot, 0 what the
+    model takes for the same; across the two it plays no part. `where` says which files are searched. A
     hit has a score of `at_least`; an empty library has none.
     """
     terms = Terms(
@@ -239,6 +251,7 @@ def find_moments(
         against=tuple(against),
         within=within,
         balance=balance,
+        likeness=likeness,
         where=where,
         top=top,
         page=page,
@@ -258,6 +271,8 @@ def find_spans(library: Library, terms: Terms, calibrate: Calibrate) -> Found:
         hidden |= own & (match.start_seconds < place.end_seconds) & (match.start_seconds + span > place.start_seconds)
     overhang = 0.5 * (terms.reach_seconds - span)
     hidden |= ~library.holds(file_rank, match.start_seconds - overhang, match.start_seconds + span + overhang)
+    if terms.where is not None:
+        hidden |= ~terms.where.passes_moments(library.files, file_rank, match.start_seconds, match.start_seconds + span)
     match = replace(match, score=np.where(hidden, np.nan, match.score))
     alignments = Alignments(file_rank=file_rank, start_seconds=match.start_seconds)
     spans = merge_alignments(library, alignments, match.score, match.cosine, span_seconds=span, top=terms.num_spans)
@@ -326,7 +341,8 @@ def _evidence(asking: _Asking, alignments: Alignments, phases: Several[Phase]) -
             asked, sequence = phase.asks(searched)
             calibration = asking.calibrate(asked, searched, sequence.offset_seconds)
             calibrations.append(calibration)
-            sequences.append((sequence.vectors, sequence.offset_seconds, calibration.mean))
+            vectors = asking.library.asked(sequence.vectors, asked, searched, asking.terms.likeness)
+            sequences.append((vectors, sequence.offset_seconds, calibration.mean))
         cosines = sequence_similarities(asking.library, alignments, searched, sequences)
         told.append((searched, calibrations, cosines))
     for number in range(len(phases)):
@@ -393,7 +409,16 @@ def _hit(file: LibraryFile, match: _Match, span: Span) -> Hit:
         matched=_MATCHED[int(match.matched[span.peak])],
         status=file.status,
         copies=tuple(map(str, file.copies)),
+        labels=labels_between(file, span.start_seconds, span.end_seconds),
     )
+
+
+def labels_between(file: LibraryFile, start_seconds: float, end_seconds: float) -> tuple[str, ...]:
+    """What a classifier named in these seconds of a file, the most probable first, each once."""
+    if file.labels is None:
+        return ()
+    found = [each for each in file.labels.stretches if each.meets(start_seconds, end_seconds)]
+    return tuple(dict.fromkeys(each.label for each in sorted(found, key=lambda each: -each.score)))
 
 
 def hits_frame(hits: Several[Hit]) -> "pandas.DataFrame":

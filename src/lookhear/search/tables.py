@@ -37,6 +37,7 @@ class FileRow:
     reason: str
     seconds: float  # from the start of its first track to the end of its last
     num_moments: int
+    labels: str = ""  # what a classifier found in it (`labelled.py`); empty where none was asked
 
     @property
     def full_path(self) -> Path:
@@ -96,6 +97,7 @@ class Tables:
                         ("reason", pa.string()),
                         ("seconds", pa.float64()),
                         ("num_moments", pa.int64()),
+                        ("labels", pa.string()),
                     ]
                 )
                 moments = pa.schema(
@@ -232,7 +234,9 @@ class Tables:
             table.drop_index(found.name)
 
     @told
-    def library(self, contents: tuple[LibraryFile, ...], *, window_seconds: float, hop_seconds: float) -> Library:
+    def library(
+        self, contents: tuple[LibraryFile, ...], *, window_seconds: float, hop_seconds: float, plain_width: int = 0
+    ) -> Library:
         """The moments of `contents` in memory."""
         _, table = self._open()
         data = table.to_arrow()
@@ -254,6 +258,7 @@ class Tables:
             has_visual=has_visual,
             window_seconds=window_seconds,
             hop_seconds=hop_seconds,
+            plain_width=plain_width,
         )
 
 

@@ -206,7 +206,9 @@ class Archive:
         where = self._where(asked.filters)
         least = -math.inf if asked.at_least is None else asked.at_least
         top = number * size + 1
-        found = self.index.find(request, within=asked.within, balance=asked.balance, where=where, top=top)
+        found = self.index.find(
+            request, within=asked.within, balance=asked.balance, likeness=asked.likeness, where=where, top=top
+        )
         kept = [hit for hit in found if hit.score >= least]
         return _Page(
             hits=tuple(kept[(number - 1) * size : number * size]),
@@ -259,6 +261,7 @@ class Archive:
             longer_seconds=filters.longer_seconds,
             shorter_seconds=filters.shorter_seconds,
             status=filters.status,
+            label=filters.label or None,
         )
 
     def _hit(self, catalogue: Catalogue, hit: Hit) -> schemas.SearchHit | None:
@@ -282,6 +285,7 @@ class Archive:
             status=hit.status,
             seconds=row.seconds,
             copies=tuple(map(shown, hit.copies)),
+            labels=hit.labels,
         )
 
 

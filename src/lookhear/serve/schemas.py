@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from lookhear.search.export import Format
+from lookhear.search.library import LIKENESS
 
 Seconds = Annotated[float, Field(ge=-1e6, le=1e7, allow_inf_nan=False)]
 FileId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32,64}$")]
@@ -62,6 +63,9 @@ class Filters(Value):
     status: tuple[Kind, ...] = Field(
         default=(), max_length=4, description="ok: sound and picture; none: files of all kinds"
     )
+    label: Text | None = Field(
+        default=None, description="only moments to which the classifier of `lookhear label` gave this label"
+    )
 
 
 class Search(Value):
@@ -73,6 +77,12 @@ class Search(Value):
     )
     within: Literal["both", "sound", "picture"] = Field(default="both", description="what of the library is compared")
     balance: float = Field(default=0.5, ge=0, le=1, description="where both are: 1 is sound only, 0 is picture only")
+    likeness: float = Field(
+        default=LIKENESS,
+        ge=0,
+        le=1,
+        description="sound with sound, picture with picture: 1 finds this very shot, 0 what the model takes for it",
+    )
     filters: Filters = Filters()
     at_least: float | None = Field(
         default=None, ge=0, le=1000, allow_inf_nan=False, description="hits that score less are left out"
@@ -110,6 +120,7 @@ class SearchHit(Value):
     status: str = Field(description="ok, sound_only, picture_only or partial")
     seconds: float = Field(description="length of the file")
     copies: tuple[str, ...] = Field(description="other files with the very same bytes")
+    labels: tuple[str, ...] = Field(description="of `lookhear label`, the most probable first")
 
 
 class Found(Value):

@@ -27,6 +27,7 @@ from lookhear.media.decode import MediaFile, open_media
 from lookhear.media.scan import check_readable
 from lookhear.media.still import still_image
 from lookhear.search.examples import QueryPlan, picture_query, plan_query, query_of
+from lookhear.search.likeness import describe_picture, describe_windows
 from lookhear.search.query import Query
 from lookhear.serve.pictures import jpeg, peaks_of
 from lookhear.serve.settings import ServeSettings
@@ -234,11 +235,11 @@ def _thumbnail(media: MediaFile, windows: Windows) -> bytes | None:
 def _embedded(read: _Read, job: _ReadJob, embedder: Embedder) -> Example:
     window = embedder.window_seconds
     if read.picture is not None:
-        query: Query | None = picture_query(embedder.embed_picture(read.picture), window_seconds=window)
+        query: Query | None = picture_query(describe_picture(embedder, read.picture), window_seconds=window)
     else:
         assert read.windows is not None
         assert read.cut is not None
-        query = query_of(embedder.embed_windows(read.windows), read.cut, window_seconds=window)
+        query = query_of(describe_windows(embedder, read.windows), read.cut, window_seconds=window)
     if query is None:
         raise UnreadableError(f"'{job.name}' has neither sound nor picture that the model can use; give another file")
     is_sound = query.phases[0].picture is None

@@ -4,7 +4,7 @@ M windows, S samples, P pictures, C picture channels, H rows, W columns, K class
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -48,6 +48,14 @@ def classes_of(embedder: "Embedder", classes: Sequence[str] | None = None) -> tu
             f"the model has {count} classes and {len(set(names))} different names were given; name each once"
         )
     return names
+
+
+def read_by(embedder: "Embedder") -> Literal["sound", "picture", "both"]:
+    """What of a window the classifier reads. Raises CheckpointError where it is none."""
+    streams = streams_of(classifier_of(embedder).config.mode)
+    if len(streams) > 1:
+        return "both"
+    return "sound" if Stream.AUDIO in streams else "picture"
 
 
 def learned_multi_label(embedder: "Embedder") -> bool | None:
