@@ -75,7 +75,7 @@ def make_store(
 ) -> StoreStandIn:
     """Clips of `num_slots` (in turn) slots of 0.4 s. Shuffled: sounds have codes of their own."""
     rng = np.random.default_rng(seed)
-    store = StoreStandIn([], [], [])
+    store = StoreStandIn([], [], [], digest=f"stand-in {count} {num_slots} {seed} {shuffled} {labels}")
     for index in range(count):
         slots = num_slots[index % len(num_slots)]
         seconds = slots * SLOT_SECONDS

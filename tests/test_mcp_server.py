@@ -234,7 +234,7 @@ def test_a_heat_map_is_a_picture_and_a_place(made: Made, call: Call) -> None:
     [
         ({"file": "clip1.mp4", "at_seconds": 99.0}, "has nothing at 99 s; it goes from 0 to 3 s"),
         ({"file": "clip1.mp4", "at_seconds": -1.0}, "has nothing at -1 s"),
-        ({"file": "sound.m4a", "at_seconds": 1.0}, "there is no picture at 1.00 s"),
+        ({"file": "sound.m4a", "at_seconds": 1.0}, "sound.m4a' has no picture at all"),
         ({"file": "clip1.mp4"}, "at_seconds: Field required"),
         ({"file": "clip1.mp4", "at_seconds": "soon"}, "at_seconds: Input should be a valid number"),
         ({"file": "broken.mp4", "at_seconds": 1.0}, "'broken.mp4' has no moments"),

@@ -153,7 +153,7 @@ def test_meaning_and_looks_are_weighed_alike(tmp_path: Path, library: Library) -
     found = scanned_library(
         described.files,
         store(described, tmp_path).snapshot(),
-        None,
+        (),
         window_seconds=WINDOW,
         hop_seconds=HOP,
         plain_width=WIDTH // 2,

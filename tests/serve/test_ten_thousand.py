@@ -28,15 +28,15 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     make_clip(folder / "seed" / "clip.mp4", 1)
     index([folder / "seed"], model=save_tiny(folder / "m.safetensors"), index_path=folder / "index", workers=0)
     target = Index(folder / "index")
-    width, rng = target.facts.embedding_width, np.random.default_rng(0)
+    facts, rng = target.facts, np.random.default_rng(0)
     starts = np.arange(MOMENTS_EACH) * target.facts.hop_seconds
 
     def vectors(is_there: bool) -> np.ndarray:
         if not is_there:
-            return np.full((MOMENTS_EACH, width), np.nan, np.float32)
-        drawn = rng.standard_normal((MOMENTS_EACH, width)).astype(np.float32)
-        found: np.ndarray = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
-        return found
+            return np.full((MOMENTS_EACH, facts.vector_width), np.nan, np.float32)
+        parts = [rng.standard_normal((MOMENTS_EACH, width)) for width in (facts.embedding_width, facts.plain_width)]
+        unit = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts]
+        return np.concatenate(unit, axis=1, dtype=np.float32)
 
     rows, moments = [], []
     for number in range(FILES):
