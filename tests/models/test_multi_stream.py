@@ -81,6 +81,25 @@ def test_stages_where_they_are_asked_for() -> None:
     assert [maps.ndim for maps in output.visual.stages] == [6, 6]  # of a clip: time too
 
 
+def test_normed_embeddings_do_not_begin_alike(tmp_path: Path) -> None:
+    """Without, two windows that have nothing in common have nearly one embedding, and banks stay there."""
+    plain, normed = make().train(), make(replace(CONFIG, projection_norm="batch")).train()
+    given = pictures(8, 4)
+
+    def mean_cosine(model: MultiStream) -> float:
+        rows = model(frames=given).visual.embedding.flatten(0, 1).detach()
+        return float((rows @ rows.T).mean())
+
+    assert mean_cosine(plain) > 0.5
+    assert abs(mean_cosine(normed)) < 0.05
+    assert torch.isfinite(normed(frames=pictures(1, 1)).visual.embedding).all(), "one window has no variance"
+    save_checkpoint(tmp_path / "model.safetensors", normed.eval(), preprocess={"audio_frames": 32})
+    loaded = load_checkpoint(tmp_path / "model.safetensors").model
+    whole, alone = loaded(frames=given).visual.embedding, loaded(frames=given[:1]).visual.embedding
+    torch.testing.assert_close(alone, whole[:1])  # by what was seen in training
+    assert torch.equal(whole, normed(frames=given).visual.embedding)
+
+
 def test_masks_remove_cells_of_either_grid() -> None:
     model = make()
     grid = model.audio_encoder.grid

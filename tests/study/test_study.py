@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from lookhear.errors import ConfigError, UserError
-from lookhear.media.scenes import SceneSettings, make_scenes
+from lookhear.media.scenes import SceneSettings
 from lookhear.study import cavmae
 from lookhear.study.cavmae import CLAIMS, NOT_TRAINED, SYNC, StudySettings, grid_rows, judge, scene_rows, study
 from lookhear.study.claims import Claim, find
 from lookhear.study.costs import encoder_parameters, step_gigaflops, window_megaflops
+from lookhear.study.made_data import scene_store
 from lookhear.study.page import BEGIN, END, ROWS_END, claims_table, fill_page, places_of, tables
 from lookhear.study.trials import Judgement, Outcome, Training, name_of, run_folder, run_trials, with_seed
 
@@ -74,9 +75,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         two = {row: _lighter(run) for row, run in scene_rows(2).items() if row in (NOT_TRAINED, SYNC)}
         patch.setattr(cavmae, "scene_rows", lambda steps: two)
-        patch.setattr(
-            "lookhear.media.scenes.make_scenes", partial(make_scenes, settings=SceneSettings(width=96, height=72))
-        )
+        little = partial(scene_store, scene=SceneSettings(width=96, height=72))
+        patch.setattr("lookhear.study.made_data.scene_store", little)
         study(out, settings=scenes, workers=0)
     return out
 

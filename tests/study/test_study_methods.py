@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,7 @@ import pytest
 
 from lookhear.data.store import Store
 from lookhear.errors import ConfigError, UserError
-from lookhear.media.scenes import KINDS, SceneSettings
-from lookhear.media.scenes import make_scenes as real_scenes
+from lookhear.media.scenes import KINDS
 from lookhear.recipes.skimming import SkimRun
 from lookhear.study import methods
 from lookhear.study.cavmae import CAV_MAE, SYNC
@@ -74,8 +72,8 @@ def test_phases_and_warm_up_share_the_epochs() -> None:
     for name, message in ((6, "multiple of 4"), (0, "multiple of 4")):
         with pytest.raises(ConfigError, match=message):
             method_rows(epochs=name, clips=480, classes=KINDS)
-    with pytest.raises(ConfigError, match="there are 20 scenes to learn from and a step has 32"):
-        method_rows(epochs=4, clips=20, classes=KINDS)
+    with pytest.raises(ConfigError, match="there are 12 scenes to learn from and a step has 16"):
+        method_rows(epochs=4, clips=12, classes=KINDS)
     with pytest.raises(ConfigError, match="claim_seeds must be at least 1"):
         MethodsSettings(claim_seeds=1, other_seeds=2)
 
@@ -109,7 +107,7 @@ def test_what_a_window_costs() -> None:
     """Pictures through 2-D convolutions and a sound, against eight pictures through R(2+1)D."""
     student, teacher = ROWS[STUDENT].run, ROWS[LABELS_ALONE].run
     assert window_megaflops(student) < 0.4 * window_megaflops(teacher)
-    assert step_gigaflops(teacher) == pytest.approx(3 * 32 * window_megaflops(teacher) / 1e3, rel=0.2)
+    assert step_gigaflops(teacher) == pytest.approx(3 * 16 * window_megaflops(teacher) / 1e3, rel=0.2)
 
 
 # ---- the whole of it, very small
@@ -168,8 +166,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Outcome]
 def _make_small(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(methods, "method_rows", _few_rows)
     patch.setattr(methods, "skim_rows", _few_skimmers)
-    drawn = partial(real_scenes, settings=SceneSettings(width=96, height=72))
-    patch.setattr("lookhear.media.scenes.make_scenes", drawn)
 
 
 Small = tuple[Path, list[Outcome], MethodsSettings]

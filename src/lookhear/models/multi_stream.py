@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lookhear.errors import ConfigError
 from lookhear.models.encoders import POSITIONS, Encoder, EncoderConfig, Encoding, InputSize, grid_of
+from lookhear.models.norms import RowNorm
 from lookhear.models.tokens import Encoded, Grid, Mask, Masks, Output
 
 RGB = 3
@@ -33,6 +34,9 @@ class MultiStreamConfig:
     """of pictures or clips; null: the model does not see"""
     projection: tuple[int, ...] = (512, 512)
     """hidden widths between an encoder and the embedding, with ReLU between; empty: one linear map"""
+    projection_norm: Literal["none", "batch"] = "none"
+    """of the embedding, before it is brought to unit length: batch: every number is centred and scaled over the windows
+    of a step, so that embeddings cannot all begin alike"""
     embedding_width: int = 128
     """E"""
     audio_frames: int = 200
@@ -121,7 +125,11 @@ class MultiStream(nn.Module):
             self.visual_projection = self._make_projection(self.visual_encoder)
 
     def _make_projection(self, encoder: Encoder) -> nn.Sequential:
-        return mlp((encoder.out_dim, *self.config.projection, self.config.embedding_width))
+        width = self.config.embedding_width
+        layers = mlp((encoder.out_dim, *self.config.projection, width))
+        if self.config.projection_norm == "batch":
+            layers.append(RowNorm(width, affine=False))
+        return layers
 
     def forward(
         self,

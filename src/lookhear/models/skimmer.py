@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from lookhear.errors import ConfigError
 from lookhear.models.fusion import Fusion, small_normal
+from lookhear.models.norms import RowNorm
 from lookhear.models.tokens import Grid
 from lookhear.models.transformer import Stream
 
@@ -315,17 +315,6 @@ class Skimmer(nn.Module):
         if not bool(moments.real.any(dim=1).all()):
             raise ConfigError("a video has no moment with a feature, so there is nothing to look at; leave it out")
         return moments
-
-
-class RowNorm(nn.BatchNorm1d):
-    """Batch norm that has no variance of a single row to divide by: it then uses the running statistics."""
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name of torch
-        """(R, D) -> (R, D)."""
-        if self.training and len(input) < 2:
-            assert self.running_mean is not None
-            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return super().forward(input)
 
 
 def _memory(width: int, hidden: int) -> nn.Module:

@@ -27,6 +27,7 @@ SKIMMED, ONE_QUERY, EVENLY = "skimming, recurrent", "skimming, one query", "even
 
 NAMED = "its own head"
 CHANCE_NAMED = "chance of naming"
+CLIPS = 16  # in a step
 PAIR_WINDOWS = 2  # of each clip in a step, of methods that compare sound with three pictures
 NAMED_WINDOWS = 1  # of those that learn or are taught names, from eight pictures: as much work a step
 NEGATIVES = 256
@@ -49,9 +50,8 @@ def method_rows(*, epochs: int, clips: int, classes: Sequence[str]) -> dict[str,
     if epochs < 4 or epochs % 4:
         raise ConfigError(f"epochs is {epochs}; the four phases of SSCL share them, so take a multiple of 4")
     rows = _named_rows(classes) | _pair_rows(epochs, clips)
-    shortest = max(row.run.data.batch_size for row in rows.values())
-    if clips < shortest:
-        raise ConfigError(f"there are {clips} scenes to learn from and a step has {shortest}; make more of them")
+    if clips < CLIPS:
+        raise ConfigError(f"there are {clips} scenes to learn from and a step has {CLIPS}; make more of them")
     return {name: dataclasses.replace(row, run=_study_run(name, row.run, epochs)) for name, row in rows.items()}
 
 
@@ -121,7 +121,7 @@ def _named_rows(classes: Sequence[str]) -> dict[str, MethodRow]:
 
 
 def _windows(run: "Run", count: int) -> "Run":
-    return dataclasses.replace(run, data=dataclasses.replace(run.data, windows_per_clip=count))
+    return dataclasses.replace(run, data=dataclasses.replace(run.data, batch_size=CLIPS, windows_per_clip=count))
 
 
 def _with_bank(run: "Run", clips: int, **changes: Any) -> "Run":
