@@ -11,10 +11,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from PIL import Image
@@ -37,6 +38,7 @@ from lookhear.serve.work import Workshop
 from lookhear.tasks.labels.moments import classify
 from tiny_embedder import classifier_embedder, make_clip, save_tiny
 
+T = TypeVar("T")
 Call = Callable[..., Any]
 
 
@@ -66,6 +68,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return found
 
 
+def finished(work: Coroutine[Any, Any, T]) -> T:
+    """What `work` gives, in a thread of its own: other tests of a process may leave an event loop running."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
+
+
 def calling(index_path: Path, *folders: Path, model: Embedder | None = None) -> Iterator[Call]:
     """A function that calls a tool by a client in this process."""
     settings = ServeSettings(workers=0)
@@ -77,7 +85,7 @@ def calling(index_path: Path, *folders: Path, model: Embedder | None = None) -> 
                 async with Client(server) as client:
                     return await client.call_tool(name, arguments)
 
-            return asyncio.run(ask())
+            return finished(ask())
 
         yield call
 
@@ -315,7 +323,7 @@ def test_tools_say_what_they_take_and_give(made: Made) -> None:
             async with Client(server) as client:
                 return await client.list_tools(), await client.call_tool("delete", {})
 
-        listed, unknown = asyncio.run(ask())
+        listed, unknown = finished(ask())
     assert [tool.name for tool in listed.tools] == ["search", "locate", "describe"]
     assert all(tool.output_schema and tool.description and tool.annotations.read_only_hint for tool in listed.tools)
     assert "there is no tool 'delete'; there are search, locate, describe" in refused(unknown)
@@ -350,7 +358,7 @@ def test_a_process_speaks_the_protocol_alone_on_stdout(made: Made, tmp_path: Pat
             wrong = await client.call_tool("search", {"sound": [str(made.examples / "text.wav")]})
         return [found, placed, wrong, strangers]
 
-    found, placed, wrong, strangers = asyncio.run(ask())
+    found, placed, wrong, strangers = finished(ask())
     assert Path(answered(found)["hits"][0]["path"]).name == "clip1.mp4"
     assert placed.content[1].type == "image"
     assert "cannot be used" in refused(wrong)

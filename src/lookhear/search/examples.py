@@ -238,7 +238,8 @@ def moment_query(library: AnyLibrary, moment: str | Hit) -> Query:
         raise IndexStateError(
             f"the index has {name} from {start[0]:.2f} to {end.max():.2f} s, so there is nothing at {first:g} s"
         )
-    nearest = int(np.argmin(np.abs((start + end) / 2 - (first + last) / 2)))
+    # in whole milliseconds, so that a time between two moments means the same one however it was rounded
+    nearest = int(np.argmin(np.round(np.abs((start + end) / 2 - (first + last) / 2), 3)))
     inside = np.flatnonzero((start >= first - 1e-6) & (end <= last + 1e-6))
     chosen = rows[inside] if len(inside) else rows[[nearest]]
     stored = library.part(Stretches(first=chosen[:1], end=chosen[-1:] + 1))

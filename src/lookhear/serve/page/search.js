@@ -175,7 +175,8 @@ function address() {
   if (examples.some((example) => !example.fileId)) return "#/";
   const query = new URLSearchParams();
   for (const { fileId, start, end, unlike } of examples) {
-    query.append(unlike ? "unlike" : "like", `${fileId}@${start.toFixed(2)}${end === null ? "" : `-${end.toFixed(2)}`}`);
+    // exact, for another time may be nearer to the window beside it
+    query.append(unlike ? "unlike" : "like", `${fileId}@${+start.toFixed(6)}${end === null ? "" : `-${+end.toFixed(6)}`}`);
   }
   if (radio() !== "both" && query.size) query.set("within", radio());
   return query.size ? `#/?${query}` : "#/";
