@@ -141,7 +141,7 @@ def _make_data(out: Path, settings: MethodsSettings, workers: int, progress: Pro
 
 
 def scenes_of(settings: MethodsSettings) -> "SceneSettings":
-    """Scenes that few steps can teach: something happens in every window, and nothing else moves or sounds."""
+    """Short scenes with many events: a bank has one row a clip, so that each window must show what the clip is."""
     from lookhear.media.scenes import SceneSettings
 
     return SceneSettings(
@@ -151,12 +151,6 @@ def scenes_of(settings: MethodsSettings) -> "SceneSettings":
         max_seconds=3.8,
         min_events=4,
         max_events=5,
-        min_size=0.4,
-        max_size=0.7,
-        distractor_share=0.0,
-        off_screen_share=0.0,
-        picture_noise=1.0,
-        sound_noise=0.002,
     )
 
 
