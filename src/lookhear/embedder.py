@@ -31,7 +31,9 @@ from lookhear.models.checkpoint import MODELS, model_name, with_audio_frames
 from lookhear.models.published import PublishedChoices, read_model
 from lookhear.models.tokens import Encoded, Output
 
-BATCH_SIZE = 32
+# Windows that are embedded at once. On a CPU what runs through a layer should stay in its caches: ViT-S embeds 16
+# pictures of 224 x 224 faster, one by one, than 8 or 32.
+BATCH_SIZE, CPU_BATCH_SIZE = 128, 16
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,7 +75,7 @@ class Embedder:
         path: Path | None = None,
         device: str = "auto",
         dtype: Dtype = "auto",
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
     ) -> None:
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
@@ -86,7 +88,8 @@ class Embedder:
         self.labels = labels
         self.extra = dict(extra or {})  # what the writer of the checkpoint kept beside the weights
         self.path = path
-        self.batch_size = batch_size
+        usual = CPU_BATCH_SIZE if self.device.type == "cpu" else BATCH_SIZE
+        self.batch_size = usual if batch_size is None else batch_size
 
     def __repr__(self) -> str:
         name = type(self.model).__name__

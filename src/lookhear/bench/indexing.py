@@ -63,7 +63,7 @@ def measure(
     config: CAVMAESyncConfig = MODEL,
     hop_seconds: float = 1.0,
     workers: int = 2,
-    count: int = 4,
+    count: int = 16,
     settings: SceneSettings = MADE,
     progress: Progress = quiet,
 ) -> IndexingFigures:

@@ -147,7 +147,7 @@ class BenchIndex:
     """Seconds from one moment to the next."""
     workers: int = 2
     """Processes that decode."""
-    count: int = 4
+    count: int = 16
     """How many files of a minute to make."""
     settings: Set = ()
     """Change a size of the model, such as width=64."""

@@ -44,20 +44,37 @@ class Attention(nn.Module):
 def attend(qkv: Tensor) -> Tensor:
     """Softmax attention of query, key and value (R, L, 3, heads, head width) -> (R, L, heads, head width).
 
-    In the form that is faster. On CPUs the backward of the fused form is slow in bfloat16: there, two products and a
-    softmax train faster, in pieces that stay in the cache. Timings: docs/performance.md.
+    In the form that is faster. On CPUs the fused form is slow in bfloat16, its backward above all: there, two products
+    and a softmax are faster, in pieces that stay in the cache. Timings: docs/performance.md.
     """
     rows, length, _, heads, _ = qkv.shape
-    small = rows * heads * length**2 * qkv.element_size() <= KEPT_BYTES
-    if small and qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16 and torch.is_grad_enabled():
+    small = not torch.is_grad_enabled() or rows * heads * length**2 * qkv.element_size() <= KEPT_BYTES
+    if small and qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16:
         return attend_in_pieces(qkv)
     query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
     return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
 
 def attend_in_pieces(qkv: Tensor) -> Tensor:
-    """`attend` as two products and a softmax, some heads at a time; the weights are kept for the backward pass."""
-    mixed: Tensor = _InPieces.apply(qkv)
+    """`attend` as two products and a softmax, some heads at a time; the weights are kept for a backward pass."""
+    mixed: Tensor = _InPieces.apply(qkv) if torch.is_grad_enabled() else _in_pieces(*_by_head(qkv))
+    return mixed.unflatten(0, (len(qkv), qkv.shape[3])).transpose(1, 2)
+
+
+def _by_head(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(R, L, 3, heads, head width) -> three of (H, L, head width), H = R x heads, the first of them scaled."""
+    # One copy, and every product reads rows that lie together.
+    query, key, value = qkv.permute(2, 0, 3, 1, 4).flatten(1, 2).unbind(0)
+    return query * qkv.shape[4] ** -0.5, key, value
+
+
+def _in_pieces(query: Tensor, key: Tensor, value: Tensor, weights: Tensor | None = None) -> Tensor:
+    """(H, L, head width); what is attended to is written to `weights` (H, L, L), where that is given."""
+    mixed = torch.empty_like(value)
+    for piece in _pieces(query):
+        scores = torch.bmm(query[piece], key[piece].transpose(1, 2))
+        own = torch.softmax(scores, 2, out=None if weights is None else weights[piece])
+        torch.bmm(own, value[piece], out=mixed[piece])
     return mixed
 
 
@@ -66,24 +83,17 @@ class _InPieces(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor) -> Tensor:
-        rows, length, _, heads, head_width = qkv.shape
-        # (3, H, L, head width): one copy, and every product below reads rows that lie together
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).reshape(3, rows * heads, length, head_width).unbind(0)
-        query = query * head_width**-0.5
-        weights = query.new_empty(rows * heads, length, length)
-        mixed = torch.empty_like(value)
-        for piece in _pieces(weights):
-            scores = torch.bmm(query[piece], key[piece].transpose(1, 2))
-            torch.softmax(scores, 2, out=weights[piece])
-            torch.bmm(weights[piece], value[piece], out=mixed[piece])
+        query, key, value = _by_head(qkv)
+        weights = query.new_empty(len(query), qkv.shape[1], qkv.shape[1])
+        mixed = _in_pieces(query, key, value, weights)
         ctx.save_for_backward(query, key, value, weights, mixed)
-        ctx.heads = heads
-        return mixed.unflatten(0, (rows, heads)).transpose(1, 2)
+        ctx.heads = qkv.shape[3]
+        return mixed
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         query, key, value, weights, mixed = ctx.saved_tensors
-        flowing = gradients[0].transpose(1, 2).flatten(0, 1)  # (H, L, head width)
+        (flowing,) = gradients  # (H, L, head width)
         found = query.new_empty(3, *query.shape)
         for piece in _pieces(weights):
             own, back = weights[piece], flowing[piece].contiguous()
@@ -97,10 +107,10 @@ class _InPieces(torch.autograd.Function):
         return found.unflatten(1, (-1, ctx.heads)).permute(1, 3, 0, 2, 4)  # (R, L, 3, heads, head width)
 
 
-def _pieces(weights: Tensor) -> list[slice]:
-    """Ranges of the first dimension of `weights` (H, L, L) of about PIECE_BYTES each."""
-    count, length, _ = weights.shape
-    size = max(1, PIECE_BYTES // max(1, length**2 * weights.element_size()))
+def _pieces(heads: Tensor) -> list[slice]:
+    """Ranges of the first dimension of `heads` (H, L, ...), whose weights (L, L) take about PIECE_BYTES each."""
+    count, length, _ = heads.shape
+    size = max(1, PIECE_BYTES // max(1, length**2 * heads.element_size()))
     return [slice(first, first + size) for first in range(0, count, size)]
 
 

@@ -30,8 +30,8 @@ from lookhear.search.snapshot import BOTH, Snapshot
 _FEW = 2048
 # How far sums of float32 products may be apart.
 _SUM_ERROR = 1e-5
-# Alignments on the first shortlist, and for each hit.
-_SHORTLIST, _SHORTLIST_A_HIT = 32, 4
+# Alignments on the first shortlist, and for each hit: reading more at once is cheaper than reading twice.
+_SHORTLIST, _SHORTLIST_A_HIT = 128, 4
 # Moments on either side that are read with an alignment, before a hit is known to need more; and times more then.
 _MARGIN, _MORE = 6, 4
 # Moments that are read at once, and for each hit.
