@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lookhear.config import from_dict, to_dict
+from lookhear.data import preprocess
 from lookhear.data.batch import Batch
 from lookhear.data.preprocess import (
     Preprocess,
@@ -79,6 +80,21 @@ def test_log_mel_of_a_batch_equals_one_by_one() -> None:
         together = log_mel(waveform)
         assert together.shape == (2, 3, num_frames, 128)
         torch.testing.assert_close(together[1, 2], log_mel(waveform[1, 2]), atol=1e-5, rtol=0)
+
+
+def test_log_mel_in_pieces_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    sounds = 0.1 * torch.randn(3, 40_000, generator=torch.Generator().manual_seed(1))
+    whole = log_mel(sounds)
+    monkeypatch.setattr(preprocess, "_MOST_FRAMES", 100)
+    monkeypatch.setattr(preprocess, "_CPU_FRAMES", 7)
+    torch.testing.assert_close(log_mel(sounds), whole, rtol=0, atol=1e-6)
+
+
+def test_a_sample_that_is_no_number_spoils_the_frames_that_hold_it() -> None:
+    sound = 0.1 * torch.randn(9_000, generator=torch.Generator().manual_seed(2))
+    sound[3_000] = math.nan
+    spoilt = log_mel(sound).isnan().any(dim=1)
+    assert spoilt.nonzero().flatten().tolist() == [t for t in range(54) if t * 160 <= 3_000 < t * 160 + 400]
 
 
 @pytest.mark.parametrize(("samples", "frames"), [(0, 0), (399, 0), (400, 1), (559, 1), (560, 2), (160000, 998)])

@@ -132,7 +132,9 @@ def _log_mel(repeats: int) -> Figure:
     import torch
 
     from lookhear.data.preprocess import log_mel
+    from lookhear.device import keep_freed_memory
 
+    keep_freed_memory()  # as training does
     waveform = torch.from_numpy(np.random.default_rng(0).standard_normal(160_000).astype(np.float32) * 0.1)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a worker that reads a store

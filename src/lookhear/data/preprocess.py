@@ -28,10 +28,10 @@ FRAME_SECONDS = 0.025
 _LOWEST_HZ = 20.0
 PREEMPHASIS = 0.97
 ENERGY_FLOOR = torch.finfo(torch.float32).eps  # under the logarithm
-# Frames that are worked on together: on a CPU what stays in the cache, on a device what keeps it busy without taking
-# much memory.
 _MEL_GROUP = 32  # filters that are applied in one product
-_CPU_FRAMES, _DEVICE_FRAMES = 256, 16384
+# Frames that are worked on together: what keeps a device busy without taking much memory, and of them on a CPU what
+# stays in its caches.
+_MOST_FRAMES, _CPU_FRAMES = 16384, 250
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,32 +125,49 @@ def log_mel(waveform: Tensor, *, sample_rate: int = 16000, num_mel_bins: int = 1
     if num_frames == 0 or waveform.numel() == 0:
         return waveform.new_zeros((*shape, num_frames, num_mel_bins), dtype=torch.float32)
     device = waveform.device
-    frames = waveform.reshape(-1, waveform.shape[-1]).unfold(-1, frame, hop)  # (R, T, 400), a view
-    block = _CPU_FRAMES if device.type == "cpu" else _DEVICE_FRAMES
     tables = _tables(sample_rate, num_mel_bins, device)
-    with torch.autocast(device.type, enabled=False), _full_float32(device):
-        rows = [
-            torch.cat([_log_mel_of_frames(part, tables) for part in chunk.split(block, dim=1)], dim=1)
-            for chunk in frames.split(max(1, block // num_frames))
+    with torch.no_grad(), torch.autocast(device.type, enabled=False), _full_float32(device):
+        mel = [
+            torch.cat(
+                [
+                    _log_mel_of_part(
+                        rows[:, begin * hop : min(begin + _MOST_FRAMES, num_frames) * hop + frame - hop], tables
+                    )
+                    for begin in range(0, num_frames, _MOST_FRAMES)
+                ],
+                dim=1,
+            )
+            for rows in waveform.reshape(-1, waveform.shape[-1]).split(max(1, _MOST_FRAMES // num_frames))
         ]
-    return torch.cat(rows).reshape(*shape, num_frames, num_mel_bins)
+    return torch.cat(mel).reshape(*shape, num_frames, num_mel_bins)
 
 
-def _log_mel_of_frames(frames: Tensor, tables: "_Tables") -> Tensor:
-    frames = frames.float()
-    frames = frames - frames.mean(dim=-1, keepdim=True)
-    # each sample less 0.97 of the one before it; the first has itself before it
-    emphasised = frames.clone()
-    emphasised[..., 1:] -= PREEMPHASIS * frames[..., :-1]
-    emphasised[..., :1] *= 1.0 - PREEMPHASIS
-    emphasised *= tables.window
-    # In float32 this step alone makes more rounding noise near the floor than all others; in float64 it costs a
-    # quarter more time.
-    wide = emphasised if frames.device.type == "mps" else emphasised.double()
-    spectrum = torch.fft.rfft(wide, n=fft_size_of(frames.shape[-1]))
-    power = (spectrum.real.square() + spectrum.imag.square()).float()  # (R, T, 257)
-    mel = torch.cat([power[..., bins] @ filters for bins, filters in tables.mel], dim=-1)
-    return mel.clamp_min_(ENERGY_FLOOR).log_()
+def _log_mel_of_part(waveform: Tensor, tables: "_Tables") -> Tensor:
+    """(R, S) -> (R, T, F), in memory that is used again."""
+    # In float32 the Fourier transform alone makes more rounding noise near the floor than all other steps.
+    wide = waveform.float() if waveform.device.type == "mps" else waveform.double()
+    frame, hop, fft_size = tables.frame, tables.hop, fft_size_of(tables.frame)
+    # A frame less its mean, then each sample less PREEMPHASIS of the one before it: the same in another order. Of the
+    # first sample of a frame nothing is left, there the window is 0.
+    mean = wide.unfold(1, frame, hop).mean(dim=2, keepdim=True) * (1.0 - PREEMPHASIS)
+    emphasised = wide.clone()
+    emphasised[:, 1:] -= PREEMPHASIS * wide[:, :-1]
+    emphasised = emphasised.unfold(1, frame, hop)
+    num_rows, num_frames = mean.shape[:2]
+    block = _CPU_FRAMES if waveform.device.type == "cpu" else num_frames
+    padded = wide.new_zeros(num_rows, min(block, num_frames), fft_size)
+    squares = waveform.new_empty(num_rows, min(block, num_frames), fft_size // 2 + 1, 2, dtype=torch.float32)
+    power = squares.new_empty(num_rows, num_frames, fft_size // 2 + 1)
+    for begin in range(0, num_frames, block):
+        some = slice(begin, min(begin + block, num_frames))
+        windowed = padded[:, : some.stop - begin]
+        torch.sub(emphasised[:, some], mean[:, some], out=windowed[..., :frame]).mul_(tables.window)
+        windowed[..., 0] = 0.0  # also where what is before the frame is no number
+        parts = squares[:, : some.stop - begin].copy_(torch.view_as_real(torch.fft.rfft(windowed))).square_()
+        torch.add(parts[..., 0], parts[..., 1], out=power[:, some])
+    rows = power.flatten(0, 1)
+    energies = torch.cat([rows[:, bins] @ filters for bins, filters in tables.mel], dim=1)
+    return energies.clamp_min_(ENERGY_FLOOR).log_().unflatten(0, (num_rows, num_frames))
 
 
 def fft_size_of(frame: int) -> int:
@@ -160,15 +177,17 @@ def fft_size_of(frame: int) -> int:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Tables:
-    window: Tensor  # Hann (400,)
+    frame: int  # samples
+    hop: int
+    window: Tensor  # Hann (400,), as wide as what it is multiplied with
     mel: tuple[tuple[slice, Tensor], ...]  # bins of the spectrum, and the filters (bins, _MEL_GROUP) that look at them
 
 
 @functools.lru_cache(maxsize=8)
 def _tables(sample_rate: int, num_mel_bins: int, device: torch.device) -> _Tables:
     """What a log-mel needs, on `device`. Mel filters are narrow: in groups, the product is a quarter of the whole."""
-    frame, _ = frame_and_hop(sample_rate)
-    window = torch.hann_window(frame, periodic=False, dtype=torch.float64)
+    frame, hop = frame_and_hop(sample_rate)
+    window = torch.hann_window(frame, periodic=False, dtype=torch.float32 if device.type == "mps" else torch.float64)
     filters = mel_filters(sample_rate, num_mel_bins, fft_size_of(frame))
     groups = []
     for first in range(0, num_mel_bins, _MEL_GROUP):
@@ -176,7 +195,7 @@ def _tables(sample_rate: int, num_mel_bins: int, device: torch.device) -> _Table
         used = np.flatnonzero(group.any(axis=1))
         bins = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1)
         groups.append((bins, torch.from_numpy(group[bins]).float().to(device)))
-    return _Tables(window=window.float().to(device), mel=tuple(groups))
+    return _Tables(frame=frame, hop=hop, window=window.to(device), mel=tuple(groups))
 
 
 def mel_filters(sample_rate: int, num_mel_bins: int, fft_size: int) -> np.ndarray:
