@@ -110,6 +110,7 @@ def test_python_blocks_compile(path: Path) -> None:
             compile(fence["text"], f"{path.name}", "exec")
 
 
+@pytest.mark.ci
 def test_quickstart_of_the_readme(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,6 +36,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(bench, name, Effort(repeats=2, seconds=0.1, peak_size=16))
 
 
+@pytest.mark.ci
 def test_every_link_is_a_row_beside_its_plain_form(
     brief: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
