@@ -124,11 +124,12 @@ class Classify:
                 failed = 1
                 continue
             records.append({"path": str(path)} | asdict(found) | {"saved_share": found.saved_share})
+            share = found.saved_share
             about = "measured" if found.dense_is_measured else "estimated from half a minute of it"
             say(
                 f"{path}: {len(found.chosen_seconds)} of {found.moments} moments chosen, {found.heard} heard, "
                 f"{found.seen} seen, in {found.seconds:.2f} s; all of them: {found.dense_seconds:.2f} s ({about}), "
-                f"{found.saved_share:.0%} saved"
+                + (f"{share:.0%} saved" if share >= 0 else f"skimming took {-share:.0%} longer")
             )
             if not self.json:
                 print_rows(_row(path, moment) for moment in found.labels)
