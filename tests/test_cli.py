@@ -84,6 +84,8 @@ def test_scenes_rows_are_tab_separated(tmp_path: Path, capsys: pytest.CaptureFix
         assert (tmp_path / "s" / path).is_file()
         assert 4 <= float(seconds) <= 6.5
         assert int(events) >= 1
+    listed = (tmp_path / "s" / "labels.csv").read_text().splitlines()
+    assert listed == ["path,label,split", *(f"{path},{kind},train" for path, kind, *_ in rows)]
 
 
 def test_tabs_and_newlines_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,9 @@ from lookhear.objectives.contrast_table import (
     Contrast,
     agreement_table,
 )
-from lookhear.objectives.instance_discrimination import InstanceDiscrimination, InstanceDiscriminationConfig
+from lookhear.objectives.curriculum import JointMode
+from lookhear.objectives.instance_discrimination import InstanceDiscrimination, InstanceDiscriminationConfig, Loss
+from lookhear.objectives.kernels import binary_nce, info_nce_of, log_mean_exp
 from lookhear.objectives.keys import (
     BankKeys,
     BankSource,
@@ -64,10 +66,10 @@ def banks(objective: InstanceDiscrimination) -> BankSource:
     return objective.source
 
 
-def drawn(batch: Batch, own: Tensor, excluded: Tensor, count: int) -> Tensor:
+def drawn(batch: Batch, own: Tensor, excluded: Tensor, count: int, draws: Draws = DRAWS) -> Tensor:
     """The negatives of each window, as draws say."""
     windows = batch.start_seconds.shape[1]
-    numbers = DRAWS.integers(batch.draw_key, windows * count, NUM_CLIPS - excluded.shape[1], purpose="negatives")
+    numbers = draws.integers(batch.draw_key, windows * count, NUM_CLIPS - excluded.shape[1], purpose="negatives")
     return draw_others(numbers.reshape(len(own), count), excluded)
 
 
@@ -81,14 +83,16 @@ def slow_row(objective: InstanceDiscrimination, positive: list[float], negative:
     return near + sum(-math.log(noise / (math.exp(s) + noise)) for s in negative)
 
 
-def slow_loss(objective: InstanceDiscrimination, model: MultiStream, batch: Batch) -> dict[str, float]:
+def slow_loss(
+    objective: InstanceDiscrimination, model: MultiStream, batch: Batch, draws: Draws = DRAWS
+) -> dict[str, float]:
     """Row by row of the table and window by window, from the equations."""
     embeddings = {side: rows.detach() for side, rows in live(model, batch).items()}
     windows = batch.start_seconds.shape[1]
     own = batch.index.repeat_interleave(windows)
     temperature = objective.temperature
     terms = {}
-    for row in objective.phases[0].table:
+    for row in objective.phase_of(draws.epoch).table:
         query, scores = embeddings[row.query], []
         for place in range(len(own)):
             if isinstance(objective.source, BankSource):
@@ -96,7 +100,7 @@ def slow_loss(objective: InstanceDiscrimination, model: MultiStream, batch: Batc
                 excluded = own[:, None]
                 if source.config.agreement is not None:
                     excluded = torch.cat([excluded, source.agreeing[own].long()], 1).sort(1).values
-                rows = drawn(batch, own, excluded, source.config.num_negatives)[place][: row.num_negatives]
+                rows = drawn(batch, own, excluded, source.config.num_negatives, draws)[place][: row.num_negatives]
                 vectors = source.bank(row.keys).vectors
                 near = source.agreeing[own[place]].long() if row.positives == "agreeing" else own[place : place + 1]
                 positive, negative = vectors[near], vectors[rows]
@@ -142,6 +146,42 @@ def test_every_method_is_its_literal_form(name: str, windows: int) -> None:
         assert step.terms[term].item() == pytest.approx(value, rel=1e-5, abs=1e-5), term
     assert step.loss.item() == pytest.approx(sum(wanted.values()), rel=1e-5)
     assert all(0 <= value <= 1 for key, value in step.report.items() if key.endswith("accuracy"))
+
+
+@pytest.mark.parametrize("mode", ["teacher_self", "literal", "symmetric"])
+@pytest.mark.parametrize("loss", ["infonce", "nce"])
+@pytest.mark.parametrize("epoch", range(4))
+def test_every_phase_of_the_curriculum_is_its_literal_form(epoch: int, loss: Loss, mode: JointMode) -> None:
+    """Eq. 4.4 and 5.1 of the report in stage I, 4.5 and 5.2 in stage II: rows of the teacher's bank are the keys."""
+    model, draws = make_model(), Draws(seed=3, epoch=epoch, step=5)
+    objective = build(replace(METHODS["sscl"], loss=loss, joint_mode=mode), model)
+    warm(objective, model)
+    batch = make_batch(seed=9)
+    step, wanted = objective(model, batch, draws), slow_loss(objective, model, batch, draws)
+    alone = ("visual_to_visual", "audio_to_audio")[epoch // 2]
+    assert (step.terms.keys() == {alone}) == (epoch in (0, 2))
+    assert step.terms.keys() == wanted.keys()
+    for term, value in wanted.items():
+        assert step.terms[term].item() == pytest.approx(value, rel=1e-5, abs=1e-5), term
+
+
+def test_a_bank_at_its_start_has_the_published_values() -> None:
+    """K = 1024, 128 numbers, temperature .07, from the bank that a run begins with: 1.26, 2.22, and 8.6 and 7.6.
+
+    The last two are of one draw. They follow from the first as 1.0 + 7.73 and 7.73, and vary by .06 for 512 windows.
+    """
+    torch.manual_seed(0)
+    bank = BankKeys().build(make_model(), width=128, sides=("audio", "visual"), num_instances=2048).bank("audio")
+    generator = torch.Generator().manual_seed(0)
+    query = F.normalize(torch.randn(512, 128, generator=generator), dim=1)
+    own, others = torch.arange(512), torch.arange(1024, 2048)
+    positive = (query * bank.read(own, query)).sum(1, keepdim=True) / 0.07
+    negative = query @ bank.read(others, query).T / 0.07
+    level = log_mean_exp(negative)
+    assert float(negative.std()) == pytest.approx(1.26, abs=0.02)
+    assert float(level.exp()) == pytest.approx(2.22, abs=0.05)
+    assert float(binary_nce(positive, negative, log_mean=level)) == pytest.approx(8.73, abs=0.15)
+    assert float(info_nce_of(positive, negative)) == pytest.approx(7.73, abs=0.15)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -1,6 +1,7 @@
 """The surveyed methods on two processes of half a batch against one of a whole batch.
 
-If these fail, banks and queues of processes drift apart, or the same recipe learns something else on two devices.
+If these fail, banks and queues of processes drift apart, or the same recipe learns something else on two devices, also
+where teachers lack some clips. All is done by the same two processes: to start them takes longer than their work.
 """
 
 import os
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import taught_steps
 from fake_store import FakeStore
 from lookhear import distributed
 from lookhear.data.batch import Batch
@@ -74,6 +76,8 @@ def worker(rank: int, port: int, folder: Path) -> None:
     with distributed.process_group(torch.device("cpu")):
         for name in METHODS:
             found[name] = steps_of(name, rank, 2)
+        half = taught_steps.half_batch(rank)
+        found |= {case: taught_steps.loss_and_gradients(case, folder / "taught", half) for case in taught_steps.CASES}
         generator = torch.Generator().manual_seed(0)
         vectors = torch.nn.functional.normalize(torch.randn(2, 13, 8, generator=generator), dim=2)
         found["agreeing"] = find_agreeing(
@@ -93,6 +97,7 @@ def worker(rank: int, port: int, folder: Path) -> None:
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two processes did their part."""
     folder = tmp_path_factory.mktemp("two")
+    taught_steps.save_teachers(folder / "taught")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -125,6 +130,16 @@ def test_what_processes_know_is_the_same_to_the_bit(two: Path, name: str) -> Non
         states = [key for key in one if key.startswith("state ")]
         assert states or name == "end_to_end"
         assert all(torch.equal(one[key], other[key]) for key in states)
+
+
+@pytest.mark.parametrize("case", taught_steps.CASES)
+def test_two_processes_learn_from_teachers_what_one_does(two: Path, case: str) -> None:
+    alone = taught_steps.loss_and_gradients(case, two / "taught", taught_steps.whole_batch())
+    assert any(bool(value.any()) for name, value in alone.items() if not name.startswith("term"))
+    for rank in (0, 1):
+        found = found_by(two, rank)[case]
+        for name, value in alone.items():
+            assert torch.allclose(found[name], value, atol=1e-5, rtol=1e-4), name
 
 
 def test_agreement_is_shared_out_and_the_same_everywhere(two: Path) -> None:

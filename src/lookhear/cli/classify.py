@@ -1,5 +1,6 @@
 """Naming what happens in files."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -77,12 +78,17 @@ class Classify:
                 say(f"lookhear: {error}")
                 failed = 1
                 continue
+            self._say_if_nothing(path, moments)
             records += [{"path": str(path)} | asdict(moment) for moment in moments]
             if not self.json:
                 print_rows(_row(path, moment) for moment in moments)
         if self.json:
             print_record(records, as_json=True)
         return failed
+
+    def _say_if_nothing(self, path: Path, labels: Sequence["LabelledMoment"]) -> None:
+        if not labels:
+            say(f"{path}: no label reaches {self.threshold:g}; a smaller --threshold shows more")
 
     def _paths(self) -> list[Path]:
         """The files that are named, and those in the folders that are."""
@@ -124,12 +130,14 @@ class Classify:
                 failed = 1
                 continue
             records.append({"path": str(path)} | asdict(found) | {"saved_share": found.saved_share})
+            share = found.saved_share
             about = "measured" if found.dense_is_measured else "estimated from half a minute of it"
             say(
                 f"{path}: {len(found.chosen_seconds)} of {found.moments} moments chosen, {found.heard} heard, "
                 f"{found.seen} seen, in {found.seconds:.2f} s; all of them: {found.dense_seconds:.2f} s ({about}), "
-                f"{found.saved_share:.0%} saved"
+                + (f"{share:.0%} saved" if share >= 0 else f"skimming took {-share:.0%} longer")
             )
+            self._say_if_nothing(path, found.labels)
             if not self.json:
                 print_rows(_row(path, moment) for moment in found.labels)
         if self.json:

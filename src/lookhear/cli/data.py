@@ -18,7 +18,7 @@ class Scenes:
     """Make small real video files whose sound and picture have one cause, with the truth beside them."""
 
     folder: tyro.conf.Positional[Path]
-    """Where to write them; truth.jsonl lies beside."""
+    """Where to write them; truth.jsonl and labels.csv (path, label, split) lie beside."""
     count: int = 96
     """How many files."""
     seed: int = 0
@@ -26,7 +26,7 @@ class Scenes:
     workers: int = 2
     """How many processes."""
     shots: int = 1
-    """More than 1: films of so many scenes, in one of which something happens, with labels.csv (path, label, split)."""
+    """More than 1: films of so many scenes, in one of which something happens."""
     settings: Set = ()
     """Change a setting of the scenes, such as width=320."""
 
@@ -34,12 +34,15 @@ class Scenes:
         """Makes the scenes and prints one line each."""
         from lookhear.media.films import FilmSettings, make_films
         from lookhear.media.scenes import SceneSettings, make_scenes
+        from lookhear.media.truth import write_labels
 
         settings = override(SceneSettings(), self.settings)
         films = FilmSettings(shots=self.shots, scene=settings)
         with show_progress("scenes") as progress:
             make = partial(make_films, settings=films) if self.shots > 1 else partial(make_scenes, settings=settings)
             truth = make(self.folder, count=self.count, seed=self.seed, workers=self.workers, progress=progress)
+        if self.shots == 1:
+            write_labels(self.folder, truth)
         print_rows([(scene.path, scene.kind, f"{scene.seconds:.2f}", len(scene.event_seconds)) for scene in truth])
 
 

@@ -8,7 +8,6 @@ A folder of films is the video files `film-00000.mp4`, ..., `truth.jsonl` (`scen
 `labels.csv` with path, label (the kind) and split.
 """
 
-import csv
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,13 +18,12 @@ from typing import Any
 import numpy as np
 
 from lookhear.config import to_dict
-from lookhear.errors import ConfigError, UserError
+from lookhear.errors import ConfigError
 from lookhear.media.encode import write_video
 from lookhear.media.scenes import FORMAT, SAMPLE_RATE, SceneSettings, SceneTask, compose_scene
-from lookhear.media.truth import SceneTruth, make_files
+from lookhear.media.truth import SceneTruth, make_files, write_labels
 from lookhear.progress import Progress, quiet
 
-LABELS_NAME = "labels.csv"
 _NOWHERE = (0.0, 0.0, 0.0, 0.0)
 
 
@@ -65,21 +63,8 @@ def make_films(
     recipe = {"format": FORMAT, "seed": seed, "films": to_dict(settings)}
     tasks = [_Film(folder=str(folder), index=index, seed=seed, settings=settings) for index in range(count)]
     truths = make_files(Path(folder), tasks, _make_film, recipe=recipe, workers=workers, progress=progress)
-    splits = _splits(count, settings)
-    try:
-        with (Path(folder) / LABELS_NAME).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["path", "label", "split"])
-            writer.writerows((truth.path, truth.kind, split) for truth, split in zip(truths, splits, strict=True))
-    except OSError as error:
-        raise UserError(f"cannot write {LABELS_NAME} in '{folder}': {error.strerror}; mend that, call again") from error
+    write_labels(Path(folder), truths, test_share=settings.test_share)
     return truths
-
-
-def _splits(count: int, settings: FilmSettings) -> list[str]:
-    """The last films are the test; a fifth of the others, evenly spread, is val."""
-    learned = round(count * (1 - settings.test_share))
-    return [("val" if index % 5 == 4 else "train") if index < learned else "test" for index in range(count)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,9 @@
 """Folders of made files: what is true of each, and how they are made side by side and gone on with.
 
-`truth.jsonl` holds a `SceneTruth` a line.
+`truth.jsonl` holds a `SceneTruth` a line, `labels.csv` path, label (the kind) and split of each file.
 """
 
+import csv
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,8 @@ from lookhear.media.workers import LimitedPool
 from lookhear.progress import Progress
 
 TRUTH_NAME = "truth.jsonl"
+LABELS_NAME = "labels.csv"
+TEST_SHARE = 0.25
 _SAVE_EVERY = 32  # files between two writings of truth.jsonl
 
 
@@ -122,3 +125,20 @@ def _keepable(folder: Path, recipe: dict[str, Any]) -> dict[str, SceneTruth]:
                 "choose another folder or delete this one"
             )
     return {path: truth for path, truth in truths.items() if (folder / path).is_file()}
+
+
+def write_labels(folder: Path, truths: Sequence[SceneTruth], *, test_share: float = TEST_SHARE) -> None:
+    """Writes labels.csv of `truths` into `folder`, in their order.
+
+    The last `test_share` of the files are the split test; of the others, evenly spread, one in five is val and the rest
+    is train. Raises UserError where it cannot be written.
+    """
+    learned = round(len(truths) * (1 - test_share))
+    splits = [("val" if index % 5 == 4 else "train") if index < learned else "test" for index in range(len(truths))]
+    try:
+        with (folder / LABELS_NAME).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", "label", "split"])
+            writer.writerows((truth.path, truth.kind, split) for truth, split in zip(truths, splits, strict=True))
+    except OSError as error:
+        raise UserError(f"cannot write {LABELS_NAME} in '{folder}': {error.strerror}; mend that, call again") from error

@@ -3,7 +3,7 @@
 Windows are 0.8 s with eight pictures of 96 x 72, so that a clip costs more than a picture; encoders are as wide as in
 methods_small.py. Their store keeps every picture of the scenes:
 
-    lookhear prepare SCENES --store STORE --labels labels.csv --set frames_per_second=12.5
+    lookhear prepare SCENES --store STORE --labels SCENES/labels.csv --set frames_per_second=12.5
 """
 
 from dataclasses import replace

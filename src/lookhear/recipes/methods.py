@@ -102,8 +102,9 @@ def cma() -> Run:
     Promise:  87.5 / 60.8 on UCF101 / HMDB51 and 44.4 on Kinetics, by the protocol of avid_cross (from AudioSet 91.5 /
               64.7 and 48.9). Not measured here
 
-    The first 300 epochs are those of avid_cross. Published as a second run with an optimiser that begins anew. The clip
-    itself is never a negative of its own here; in the published code it may be.
+    The first 300 epochs are those of avid_cross, at half the loss (its share of the whole), which Adam does not notice.
+    Published as a second run with an optimiser that begins anew. The clip itself is never a negative of its own here;
+    in the published code it may be.
     """
     first = avid_cross()
     agreement = AgreementConfig(refresh_every=5 * CLIPS_PER_VIDEO, warmup_epochs=first.epochs)

@@ -425,7 +425,8 @@ def skim_tiny() -> SkimRun:
               docs/methods.md
 
     Evenly spaced moments, to compare with: --set model.policy=uniform. It reads moments as they are and is judged by
-    hard selection, so that it can skim a file without decoding all of it.
+    hard selection, so that with --set model.visual_every=4 (and perhaps audio_every) it can skim a file without
+    decoding all of it.
     """
     return SkimRun(
         name="skim_tiny",

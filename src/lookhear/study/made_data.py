@@ -43,8 +43,9 @@ def film_store(
 ) -> Path:
     """The store `folder`.store of `count` made films of `shots` scenes, with what they are about and their split."""
     from lookhear.data.lists import read_labels
-    from lookhear.media.films import LABELS_NAME, FilmSettings, make_films
+    from lookhear.media.films import FilmSettings, make_films
     from lookhear.media.scenes import SceneSettings
+    from lookhear.media.truth import LABELS_NAME
 
     settings = FilmSettings(shots=shots, scene=scene or SceneSettings())
     make_films(folder, count=count, seed=seed, workers=workers, settings=settings, progress=progress)

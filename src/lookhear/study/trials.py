@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -120,6 +121,9 @@ def _run(waiting: Mapping[str, Trial], out: Path, threads: int, workers: int) ->
         return [name for name, trial in left.items() if not left.keys() & set(trial.needs) - {name}]
 
     if workers == 0:
+        import torch
+
+        torch.set_num_threads(threads)
         while left:
             name = _first(ready(), left)
             _do(left[name], out, threads)
@@ -163,9 +167,8 @@ def _limit_threads(threads: int) -> None:
 
 def _do(trial: Trial, out: Path, threads: int) -> None:
     """Trains, judges, and writes the result."""
-    import torch
-
-    torch.set_num_threads(threads)
+    if "torch" in sys.modules:  # imported later, it looks at what `_limit_threads` said
+        sys.modules["torch"].set_num_threads(threads)
     outcome = trial.run_in(out)
     record = trial.about() | {"outcome": to_dict(outcome)}
     beside = _result(trial, out).with_suffix(".part")

@@ -204,5 +204,10 @@ def test_on_the_command_line(
     assert "2 of 24 moments chosen, 24 heard" in shown.err
     assert "estimated" in shown.err
     assert cli.main([*words, "--mode", "audio"]) == 1
+    capsys.readouterr()
+    assert cli.main([*words[:-1], "1"]) == 0
+    found = capsys.readouterr()
+    assert "no label reaches 1; a smaller --threshold" in found.err
+    assert not found.out
     assert cli.main(["classify", str(film), "--model", str(model), "--skim", "3"]) == 1
     assert "name one with --skimmer" in capsys.readouterr().err

@@ -1,14 +1,8 @@
-"""Distillation and CCL on two processes of half a batch against one of a whole batch.
+"""A step of distillation and of CCL, on any share of a batch, for tests that compare processes."""
 
-If these fail, a student on two devices learns something else than on one, above all where teachers lack some clips.
-"""
-
-import os
-import socket
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -63,37 +57,14 @@ def whole_batch() -> Batch:
     return taught_batch((0, 1, 2, 0, 1, 1))
 
 
-def worker(rank: int, port: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    with distributed.process_group(torch.device("cpu")):
-        half = rows_of(whole_batch(), slice(rank, None, 2))
-        found = {case: loss_and_gradients(case, folder, half) for case in CASES}
-    torch.save(found, folder / f"rank-{rank}.pt")
+def half_batch(rank: int) -> Batch:
+    return rows_of(whole_batch(), slice(rank, None, 2))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With what both processes found. The clips 1, 3 and 5 of the one and clip 2 of the other have no features."""
-    folder = tmp_path_factory.mktemp("two")
+def save_teachers(folder: Path) -> None:
+    """A model and files. The clips 1, 3 and 5 of the one process and clip 2 of the other have no features."""
+    (folder / "features").mkdir(parents=True)
     save_teacher(folder / "teacher.safetensors")
-    (folder / "features").mkdir()
     rng = np.random.default_rng(0)
     for clip in (0, 4):
         np.save(folder / "features" / f"clip{clip}.npy", rng.normal(size=WIDTH).astype(np.float32))
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    torch.multiprocessing.spawn(worker, (port, folder), nprocs=2)
-    return folder
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_two_processes_learn_what_one_does(case: str, folder: Path) -> None:
-    alone = loss_and_gradients(case, folder, whole_batch())
-    assert any(bool(value.any()) for name, value in alone.items() if not name.startswith("term"))
-    for rank in (0, 1):
-        found = torch.load(folder / f"rank-{rank}.pt")[case]
-        for name, value in alone.items():
-            assert torch.allclose(found[name], value, atol=1e-5, rtol=1e-4), name
