@@ -491,4 +491,6 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"a dict of {', '.join(map(str, list(loaded)[:4]))}" if isinstance(loaded, dict) else type(loaded).__name__
         )
         raise CheckpointError(f"{path} is no published CAV-MAE file: it holds {held}, not a dict of tensors")
+    if not loaded:
+        raise CheckpointError(f"{path} is no published CAV-MAE file: it holds a dict of nothing")
     return {ours: loaded[theirs] for ours, theirs in strip_prefix(loaded).items()}
