@@ -169,7 +169,7 @@ def test_numbers_that_overflow_the_model_s_precision_and_whole_ones_are_refused(
     with pytest.raises(CheckpointError, match=r"infinite or no numbers, in 1 of \d+ tensors \(audio_norm.bias\)"):
         load_checkpoint(path)
     _rewrite(path, tensors={"audio_norm.bias": bias.long()})
-    with pytest.raises(CheckpointError, match="audio_norm.bias holds torch.int64, not torch.float32"):
+    with pytest.raises(CheckpointError, match=r"audio_norm\.bias holds torch\.int64, not torch\.float32"):
         load_checkpoint(path)
 
 

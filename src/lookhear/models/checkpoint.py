@@ -266,8 +266,8 @@ def build(
         raise CheckpointError(
             f"in {where}, {_some(other)} holds {tensors[other[0]].dtype}, not {wanted[other[0]].dtype}"
         )
-    own = {key: tensor.to(wanted[key].dtype) for key, tensor in tensors.items()}
-    model.load_state_dict(own, strict=True, assign=True)
+    converted = {key: tensor.to(wanted[key].dtype) for key, tensor in tensors.items()}
+    model.load_state_dict(converted, strict=True, assign=True)
     model.unused = dict(unused or {})  # type: ignore[assignment]
     return model
 
