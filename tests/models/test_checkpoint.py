@@ -130,6 +130,11 @@ def test_many_differences_are_counted_and_a_few_named() -> None:
         ({"model": "cavmea"}, "called 'cavmea'; did you mean 'cavmae'"),
         ({"config": {"widht": 3}}, "no setting 'widht'; did you mean 'width'"),
         ({"config": {"width": 7}}, "width is 7"),
+        ({"config": [1, 2]}, r"damaged metadata \('config' is \[1, 2\]\)"),
+        ({"model": 3}, r"damaged metadata \('model' is 3\)"),
+        ({"preprocess": []}, r"damaged metadata \('preprocess' is \[\]\)"),
+        ({"labels": 5}, r"damaged metadata \('labels' is 5\)"),
+        ({"extra": [3]}, r"damaged metadata \('extra' is \[3\]\)"),
     ],
 )
 def test_metadata_that_cannot_be_read_is_refused(tiny: Make, tmp_path: Path, metadata: dict, words: str) -> None:
@@ -137,6 +142,34 @@ def test_metadata_that_cannot_be_read_is_refused(tiny: Make, tmp_path: Path, met
     save_checkpoint(path, tiny(), preprocess={})
     _rewrite(path, **metadata)
     with pytest.raises(CheckpointError, match=words):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_in_another_precision_become_the_model_s(
+    tiny: Make, inputs: Callable[..., tuple[Tensor, Tensor]], tmp_path: Path, dtype: torch.dtype
+) -> None:
+    """Else the first layer would stop at inputs of another type, in a sentence of torch's."""
+    path, plain, model = tmp_path / "model.safetensors", tmp_path / "plain.safetensors", tiny()
+    rounded = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
+    save_checkpoint(path, model, preprocess={}, tensors=rounded)
+    save_checkpoint(plain, model, preprocess={}, tensors={name: tensor.float() for name, tensor in rounded.items()})
+    found, wanted = load_checkpoint(path), load_checkpoint(plain)
+    assert {tensor.dtype for tensor in found.model.state_dict().values()} == {torch.float32}
+    assert found.fingerprint == wanted.fingerprint
+    audio, frames = inputs(model)
+    assert torch.equal(found.model(audio, frames).audio.embedding, wanted.model(audio, frames).audio.embedding)
+
+
+def test_numbers_that_overflow_the_model_s_precision_and_whole_ones_are_refused(tiny: Make, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, tiny(), preprocess={})
+    bias = load_file(path)["audio_norm.bias"]
+    _rewrite(path, tensors={"audio_norm.bias": bias.double() + 1e300})
+    with pytest.raises(CheckpointError, match=r"infinite or no numbers, in 1 of \d+ tensors \(audio_norm.bias\)"):
+        load_checkpoint(path)
+    _rewrite(path, tensors={"audio_norm.bias": bias.long()})
+    with pytest.raises(CheckpointError, match=r"audio_norm\.bias holds torch\.int64, not torch\.float32"):
         load_checkpoint(path)
 
 

@@ -45,6 +45,30 @@ def test_what_is_exported_comes_back_whole_and_says_so(tmp_path: Path, caplog: p
     assert "is as m.pth.json says" in caplog.text
 
 
+def test_where_a_file_cannot_be_written_a_sentence_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = _checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match="is a folder; name the file to write"):
+        export_checkpoint(ours, tmp_path)
+    with pytest.raises(CheckpointError, match="cannot write"):
+        export_checkpoint(ours, tmp_path / "m.safetensors" / "m.pth")  # a file where a folder should be
+    (tmp_path / "new" / "m.pth.json").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="but not the notes beside it"):
+        export_checkpoint(ours, tmp_path / "new" / "m.pth")
+    export_checkpoint(ours, tmp_path / "newer" / "m.pth")
+    assert load_published(tmp_path / "newer" / "m.pth").fingerprint == ours.fingerprint
+
+    def full(tensors: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:783] . PytorchStreamWriter failed\nframe #0")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(CheckpointError, match="failed") as caught:
+        export_checkpoint(ours, tmp_path / "newer" / "m.pth")
+    assert "\n" not in str(caught.value)
+    assert sorted(file.name for file in (tmp_path / "newer").iterdir()) == ["m.pth", "m.pth.json"]
+    assert load_published(tmp_path / "newer" / "m.pth").fingerprint == ours.fingerprint
+
+
 def test_without_its_notes_the_heads_are_supposed_and_said_to_be(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

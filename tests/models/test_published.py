@@ -59,6 +59,18 @@ def test_a_file_without_the_prefix_is_read_too(name: str, tmp_path: Path) -> Non
     assert loaded.fingerprint == load_published(TINY / f"{name}.pth", choices=CHOICES).fingerprint
 
 
+def test_published_weights_in_half_precision_are_read(tmp_path: Path) -> None:
+    tensors = torch.load(TINY / "cavmae.pth", weights_only=True)
+    torch.save({name: tensor.half() for name, tensor in tensors.items()}, tmp_path / "half.pth")
+    model = load_published(tmp_path / "half.pth", choices=CHOICES).model
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
+    again = to_published(model)
+    assert all(
+        torch.equal(again[name.removeprefix("module.")].float(), tensor.half().float())
+        for name, tensor in tensors.items()
+    )
+
+
 def test_a_model_made_here_exports_and_comes_back(tmp_path: Path) -> None:
     config = CAVMAESyncConfig(
         width=128, heads=2, decoder_width=32, decoder_heads=1, picture_height=32, picture_width=32,
@@ -203,10 +215,12 @@ def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
     (tmp_path / "page.pth").write_text("\n<!DOCTYPE html>quota exceeded", encoding="utf-8")
     (tmp_path / "text.pth").write_text("some text", encoding="utf-8")
     (tmp_path / "empty.pth").touch()
+    torch.save({}, tmp_path / "nothing.pth")
     for name, words in (
         ("gone.pth", "no checkpoint at"),
         ("page.pth", "is a web page, not a file of weights"),
         ("empty.pth", "is empty"),
+        ("nothing.pth", "holds a dict of nothing"),
         ("text.pth", "is not a PyTorch file"),
         ("", "is a folder"),
     ):

@@ -1,6 +1,8 @@
 """If these fail, attention is not attention, or a stream is read through another stream's norms."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -52,6 +54,29 @@ def test_every_form_of_attention_is_the_slow_one(
     torch.testing.assert_close(found.float(), wanted, atol=tolerance, rtol=tolerance)
     (found.float() * weights).sum().backward()
     torch.testing.assert_close(qkv.grad.float(), wanted_qkv.grad, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize(("rows", "length"), [(0, 5), (1, 1), (1, 7), (3, 60)])
+@pytest.mark.parametrize("surroundings", [torch.no_grad, torch.inference_mode])
+def test_without_gradients_pieces_are_the_same_numbers(
+    surroundings: Callable[[], AbstractContextManager], rows: int, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No weights are kept for a backward pass, so any length is taken in pieces; also under autocast, as embedding
+    does."""
+    monkeypatch.setattr("lookhear.models.transformer.PIECE_BYTES", 3 * 7 * 7 * 2)
+    monkeypatch.setattr("lookhear.models.transformer.KEPT_BYTES", 0)
+    torch.manual_seed(0)
+    qkv = torch.randn(rows, length, 3, 4, 8).bfloat16()
+    wanted = attend_in_pieces(qkv)  # with gradients
+    fused = Mock(side_effect=torch.nn.functional.scaled_dot_product_attention)
+    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", fused)
+    with surroundings(), torch.autocast("cpu", torch.bfloat16):
+        found = attend(qkv)
+    assert torch.equal(found, wanted)
+    assert found.shape == (rows, length, 4, 8)
+    assert not fused.called
+    attend(qkv)  # what a backward pass needs would be more than is kept
+    assert fused.called == (rows > 0)
 
 
 def test_streams_side_by_side_do_not_see_each_other() -> None:

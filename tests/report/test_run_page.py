@@ -16,6 +16,7 @@ from lookhear.models.tokens import MaskConfig
 from lookhear.report.reconstructions import _as_learned, reconstruct
 from lookhear.report.run_page import report_runs
 from lookhear.report.runs import read_runs
+from lookhear.training.journal import JOURNAL
 from lookhear.training.loop import train
 from made_runs import make_run
 
@@ -127,10 +128,31 @@ def test_the_best_step_of_a_run_that_chooses_one(tmp_path: Path) -> None:
     assert "retrieval: audio to visual r1 0.165 at step 9" in written([folder], tmp_path / "page.html")
 
 
+def test_runs_judged_on_other_clips_share_no_line_of_chance(tmp_path: Path) -> None:
+    """A blind draw among 100 clips gets less than one among 13: one line would be wrong for one of the runs."""
+    folders = [make_run(tmp_path / name, steps=9, evaluate=True) for name in ("a", "b")]
+    alone, alike = written(folders[:1], tmp_path / "page.html"), written(folders, tmp_path / "page.html")
+    assert "Dotted: chance" in alone
+    assert "Dotted: chance" in alike
+    lines = (folders[1] / JOURNAL).read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    for record in records:
+        if "evaluation" in record:
+            record["evaluation"]["retrieval"]["chance_r1"] = 0.01
+    (folders[1] / JOURNAL).write_text("".join(json.dumps(record) + "\n" for record in records))
+    page = written(folders, tmp_path / "page.html")
+    assert "Dotted: chance" not in page
+    assert "no line for chance" in page
+
+
 def test_runs_that_cannot_fill_in_say_why(trained: Path, tmp_path: Path) -> None:
     (log,) = read_runs([trained / "one_step"])
     soundless: Any = FakeStore(3, silent=(0, 1, 2))
     assert "No clip of memory has sound" in reconstruct(log, soundless, count=2).note
+    for other, words in ({"sample_rate": 8000}, "at 8000 Hz"), ({"frames_per_second": 1.0}, "1 pictures a second"):
+        unfit: Any = FakeStore(3)
+        unfit.config = replace(unfit.config, **other)
+        assert words in reconstruct(log, unfit, count=2).note
     objective = replace(small_run().objective, reconstruction_weight=0.0)
     (log,) = read_runs([make_run(tmp_path / "contrast", steps=1, objective=objective)])
     assert "does not learn to reconstruct" in reconstruct(log, soundless, count=2).note

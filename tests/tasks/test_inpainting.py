@@ -315,8 +315,12 @@ def test_the_verb_writes_what_one_can_see_and_hear(tmp_path: Path, capsys: pytes
     assert np.abs(sound.waveform).max() > 0
     assert main([*words, "--picture-box", "0.3,0.3"]) == 1
     assert "want four numbers" in capsys.readouterr().err
+    assert main(words) == 1
+    assert "is not empty; name a new one" in capsys.readouterr().err
+    words[-1] = str(tmp_path / "other")
     assert main([*words[:5], "99", *words[6:]]) == 1
     assert "has nothing at 99 s" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_file_with_sound_alone(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ class Inpaint:
     at: float = 0.0
     """The moment, in seconds on the file's clock; the window around it is filled in."""
     out: Path = Path("inpainting")
-    """The folder for the pictures and sounds."""
+    """A new or empty folder for the pictures and sounds."""
     picture_box: str | None = None
     """left,top,right,bottom as fractions of the frame: remove this, instead of a random share."""
     sound_box: str | None = None

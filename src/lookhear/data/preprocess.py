@@ -29,9 +29,9 @@ _LOWEST_HZ = 20.0
 PREEMPHASIS = 0.97
 ENERGY_FLOOR = torch.finfo(torch.float32).eps  # under the logarithm
 _MEL_GROUP = 32  # filters that are applied in one product
-# Frames that are worked on together: what keeps a device busy without taking much memory, and of them on a CPU what
-# stays in its caches.
-_MOST_FRAMES, _CPU_FRAMES = 16384, 250
+# Frames that are worked on together: what keeps a device busy without taking much memory; on a CPU what stays in its
+# caches, of one row and of all rows.
+_MOST_FRAMES, _CPU_FRAMES, _CPU_FRAMES_OF_ALL = 16384, 250, 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +126,9 @@ def log_mel(waveform: Tensor, *, sample_rate: int = 16000, num_mel_bins: int = 1
         return waveform.new_zeros((*shape, num_frames, num_mel_bins), dtype=torch.float32)
     device = waveform.device
     tables = _tables(sample_rate, num_mel_bins, device)
+    together = _MOST_FRAMES // num_frames  # rows
+    if device.type == "cpu":
+        together = min(together, _CPU_FRAMES_OF_ALL // min(num_frames, _CPU_FRAMES))
     with torch.no_grad(), torch.autocast(device.type, enabled=False), _full_float32(device):
         mel = [
             torch.cat(
@@ -137,7 +140,7 @@ def log_mel(waveform: Tensor, *, sample_rate: int = 16000, num_mel_bins: int = 1
                 ],
                 dim=1,
             )
-            for rows in waveform.reshape(-1, waveform.shape[-1]).split(max(1, _MOST_FRAMES // num_frames))
+            for rows in waveform.reshape(-1, waveform.shape[-1]).split(max(1, together))
         ]
     return torch.cat(mel).reshape(*shape, num_frames, num_mel_bins)
 

@@ -138,6 +138,7 @@ def load_checkpoint(path: Path | str, *, device: torch.device | str = "cpu") -> 
             f"{path} has checkpoint format {values['format']} and this lookhear reads format {FORMAT}; "
             "use the version of lookhear that wrote it, or a newer one"
         )
+    _require_kinds(values, path)
     name = values["model"]
     if name not in MODELS:
         raise CheckpointError(f"{path} holds a model called {name!r}{nearest(name, MODELS)}")
@@ -147,7 +148,7 @@ def load_checkpoint(path: Path | str, *, device: torch.device | str = "cpu") -> 
         raise CheckpointError(f"{path} has a configuration that this lookhear cannot read: {error}") from None
     unused = {key.removeprefix(UNUSED_PREFIX): tensors.pop(key) for key in list(tensors) if is_unused(key)}
     model = build(name, config, tensors, unused=unused, where=str(path))
-    require_finite(tensors, path)
+    require_finite(model.state_dict(), path)
     preprocess = values.get("preprocess", {})
     return LoadedCheckpoint(
         name=name,
@@ -156,7 +157,7 @@ def load_checkpoint(path: Path | str, *, device: torch.device | str = "cpu") -> 
         preprocess=preprocess,
         labels=tuple(values.get("labels", ())),
         extra=values.get("extra", {}),
-        fingerprint=fingerprint(tensors, preprocess, config.unseen_settings()),
+        fingerprint=fingerprint(model.state_dict(), preprocess, config.unseen_settings()),
         format=values["format"],
     )
 
@@ -251,12 +252,22 @@ def build(
     unused: Mapping[str, Tensor] | None = None,
     where: str = "the checkpoint",
 ) -> nn.Module:
-    """The model `name` of `config` holding exactly `tensors`; CheckpointError with both differences otherwise."""
+    """The model `name` of `config` holding exactly `tensors`; CheckpointError with both differences otherwise.
+
+    Weights in half or double precision become float32: a model computes in one precision, or in autocast from it.
+    """
     model = _empty(name, config)
-    difference = compare(_shapes(model.state_dict()), _shapes(tensors))
+    wanted = model.state_dict()
+    difference = compare(_shapes(wanted), _shapes(tensors))
     if difference:
         raise CheckpointError(f"the tensors in {where} do not fit a {name} of its configuration: {difference}")
-    model.load_state_dict(dict(tensors), strict=True, assign=True)
+    other = tuple(key for key in wanted if wanted[key].is_floating_point() != tensors[key].is_floating_point())
+    if other:
+        raise CheckpointError(
+            f"in {where}, {_some(other)} holds {tensors[other[0]].dtype}, not {wanted[other[0]].dtype}"
+        )
+    converted = {key: tensor.to(wanted[key].dtype) for key, tensor in tensors.items()}
+    model.load_state_dict(converted, strict=True, assign=True)
     model.unused = dict(unused or {})  # type: ignore[assignment]
     return model
 
@@ -366,6 +377,17 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(
             f"{path} is cut short, damaged, or no safetensors file ({error}); copy or download it again"
         ) from None
+
+
+_KINDS = {"model": str, "config": dict, "preprocess": dict, "labels": list, "extra": dict}  # of the metadata
+
+
+def _require_kinds(values: Mapping[str, Any], path: Path) -> None:
+    for name, kind in _KINDS.items():
+        if name in values and type(values[name]) is not kind:
+            raise CheckpointError(
+                f"{path} has damaged metadata ('{name}' is {json.dumps(values[name])[:40]}); copy or download it again"
+            )
 
 
 def _empty(name: str, config: Any) -> nn.Module:

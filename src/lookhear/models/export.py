@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from lookhear.config import difference
+from lookhear.errors import CheckpointError
 from lookhear.models.checkpoint import LoadedCheckpoint
 from lookhear.models.classifier import CAVMAEClassifierConfig
 from lookhear.models.published import export_published, infer, to_published
@@ -13,6 +14,7 @@ def export_checkpoint(loaded: LoadedCheckpoint, path: Path | str) -> list[str]:
     """`export_published` of a checkpoint, and notes beside the file of what the layout has no place for.
 
     Returns what is lost all the same, a line for each setting: what the model has and what loading will take for it.
+    Raises what `export_published` does, and CheckpointError where the notes cannot be written.
     """
     path = Path(path)
     export_published(loaded.model, path)
@@ -31,7 +33,13 @@ def export_checkpoint(loaded: LoadedCheckpoint, path: Path | str) -> list[str]:
     )
     extra = {name: value for name, value in loaded.extra.items() if name != "published_file"}
     notes = PublishedNotes(choices=choices, preprocess=loaded.preprocess, labels=loaded.labels, extra=extra)
-    write_notes(path, notes)
+    try:
+        write_notes(path, notes)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} is written, but not the notes beside it ({error.strerror or error}), without which it comes back "
+            "as another model; make room and export it again"
+        ) from error
     shapes = {name: tuple(tensor.shape) for name, tensor in to_published(loaded.model).items()}
     name, again = infer(shapes, choices=choices, where=str(path))
     lines = difference(config, again, names=("here", "on loading"))

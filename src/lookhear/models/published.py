@@ -166,13 +166,20 @@ def export_published(model: nn.Module, path: Path | str) -> None:
     """Writes `model` as the published code would have saved it; equal to the import if that is where it came from.
 
     The norms that no forward reads, which a model made here does not have, are written at their start (1 and 0).
+    Raises CheckpointError for a model that the layout has no place for, and where the file cannot be written.
     """
     tensors = to_published(model)
     path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; name the file to write, such as {path / 'model.pth'}")
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         torch.save({PREFIX + name: tensor for name, tensor in tensors.items()}, beside)
         beside.replace(path)
+    except (OSError, RuntimeError) as error:  # the latter of torch, such as for a full disk
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"cannot write {path} ({reason}); name another place, or make room") from error
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
@@ -491,4 +498,6 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"a dict of {', '.join(map(str, list(loaded)[:4]))}" if isinstance(loaded, dict) else type(loaded).__name__
         )
         raise CheckpointError(f"{path} is no published CAV-MAE file: it holds {held}, not a dict of tensors")
+    if not loaded:
+        raise CheckpointError(f"{path} is no published CAV-MAE file: it holds a dict of nothing")
     return {ours: loaded[theirs] for ours, theirs in strip_prefix(loaded).items()}

@@ -35,6 +35,7 @@ def reconstruct(log: RunLog, store: "Store", *, count: int) -> Reconstructions:
     sound and picture at the same time are passed over. The model is what `lookhear.load` takes of the run. Nothing is
     raised for a run that cannot fill in: the note says why.
     """
+    from lookhear.data.preprocess import check_store
     from lookhear.embedder import load
 
     try:
@@ -42,6 +43,7 @@ def reconstruct(log: RunLog, store: "Store", *, count: int) -> Reconstructions:
         if not getattr(run.objective, "reconstruction_weight", 0.0):
             return Reconstructions(figures={}, note="This run does not learn to reconstruct.")
         embedder = load(log.folder, device="cpu")  # a GPU may be busy with the run itself
+        check_store(store, embedder.preprocess.config)
         figures = dict(_figures(embedder, store, _as_learned(run.objective), _candidates(run, store), count))
     except UserError as error:
         return Reconstructions(figures={}, note=f"Nothing could be filled in: {error}.")

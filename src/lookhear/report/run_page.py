@@ -172,7 +172,12 @@ def _evaluation(logs: Sequence[RunLog]) -> Section:
     names = [name for name in _names(log.journal for log in logs) if name.startswith("evaluation.")]
     chances = [name for name in names if name.rpartition(".")[2].startswith("chance_")]
     shown = [name for name in names if name not in chances]
-    note = "Measured as the run goes. Dotted: chance." if chances else "Measured as the run goes."
+    lines = {name: _chance(logs, name, chances) for name in shown}
+    note = "Measured as the run goes."
+    if any(line is not None for line in lines.values()):
+        note += " Dotted: chance."
+    elif chances:
+        note += " The runs are judged on different numbers of clips, so there is no line for chance."
     absent = (
         f"{'This run does not' if len(logs) == 1 else 'None of these runs does'} evaluate as it goes; with "
         "data.validation_split, and evaluate_every for how often, it would."
@@ -181,17 +186,21 @@ def _evaluation(logs: Sequence[RunLog]) -> Section:
     return Section(
         title="What is measured on held-out clips",
         paragraphs=(note if shown else absent,),
-        panels=tuple(_panel(journals, name, floor=0.0, reference=_chance(logs, name, chances)) for name in shown),
+        panels=tuple(_panel(journals, name, floor=0.0, reference=line) for name, line in lines.items()),
     )
 
 
 def _chance(logs: Sequence[RunLog], name: str, chances: Sequence[str]) -> float | None:
-    """What a blind draw gets: of `evaluation.retrieval.audio_to_visual_r1` the number `chance_r1` beside it."""
+    """What a blind draw gets: of `evaluation.retrieval.audio_to_visual_r1` the number `chance_r1` beside it.
+
+    None where there is no such number, or the runs that are drawn together differ in it.
+    """
     evaluator, _, number = name.rpartition(".")
     for chance in chances:
         beside, _, of = chance.rpartition(".")
         if beside == evaluator and number.endswith(of.removeprefix("chance")):
-            return next(float(log.journal[chance].y[-1]) for log in logs if chance in log.journal)
+            found = {float(log.journal[chance].y[-1]) for log in logs if chance in log.journal}
+            return found.pop() if len(found) == 1 else None
     return None
 
 

@@ -182,14 +182,17 @@ def inpaint(
 
     picture_*.png, spectrogram_*.png (low pitches at the bottom) and sound_*.wav. All three sounds are made from their
     spectrogram in the same way, so that what differs is the model's doing; sound_original.wav is the recording.
-    Raises what `fill_in` raises, and UserError where `out` cannot be written.
+    Raises what `fill_in` raises, and UserError where `out` cannot be written or is not empty: files of another moment
+    would stand beside these.
     """
     from lookhear.embedder import Embedder, load
     from lookhear.media.encode import write_sound
 
     config = config or InpaintConfig()
-    found = fill_in(model if isinstance(model, Embedder) else load(model), media, at_seconds, config)
     folder = Path(out)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"the folder {folder} is not empty; name a new one with --out, or move it away")
+    found = fill_in(model if isinstance(model, Embedder) else load(model), media, at_seconds, config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from lookhear.config import to_dict
+from lookhear.config import leaves, to_dict
 from lookhear.data.lock import LOCK_NAME, only_writer
 from lookhear.data.manifest import json_line
 from lookhear.data.staging import appearing
@@ -26,6 +26,8 @@ from lookhear.data.vectors import (
     shard_file,
 )
 from lookhear.errors import StoreError
+
+_MOST_SHOWN = 5  # differences in a message
 
 
 @contextlib.contextmanager
@@ -65,10 +67,11 @@ def _same_facts(path: Path, facts: EmbeddingFacts) -> None:
         with appearing(path / FACTS_NAME, durable=True) as file:
             file.write(json.dumps(to_dict(facts), indent=1).encode())
         return
-    has, wants = to_dict(before), json.loads(json.dumps(to_dict(facts)))
+    has, wants = leaves(to_dict(before)), leaves(json.loads(json.dumps(to_dict(facts))))
     other = [name for name in wants if has.get(name) != wants[name]]
     if other:
-        said = "; ".join(f"{name} {_short(has.get(name))} there, {_short(wants[name])} now" for name in other)
+        shown = [f"{name} {_short(has.get(name))} there, {_short(wants[name])} now" for name in other[:_MOST_SHOWN]]
+        said = "; ".join([*shown, *([f"and {len(other) - len(shown)} more"] if len(other) > len(shown) else [])])
         raise StoreError(f"{path} was made in another way ({said}); choose another folder (--out DIR)")
 
 

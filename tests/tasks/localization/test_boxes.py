@@ -40,6 +40,18 @@ def test_what_is_no_box_list_is_refused(tmp_path: Path, text: str) -> None:
         read_vggss(path)
 
 
+def test_a_box_that_is_no_list_of_numbers_is_left_out(tmp_path: Path) -> None:
+    rows = [
+        {"file": "flat", "class": "dog", "bbox": [0.1, 0.2, 0.3, 0.4]},
+        {"file": "words", "class": "dog", "bbox": [["left", 0.2, 0.3, 0.4], [0.1, 0.2, 0.3, 0.4]]},
+    ]
+    (tmp_path / "boxes.json").write_text(json.dumps(rows))
+    found = read_vggss(tmp_path / "boxes.json")
+    assert list(found.clips) == ["words"]
+    assert len(found.broken) == 5
+    assert found.broken[0] == "flat: 0.1 is no box"
+
+
 def test_the_published_vggss_file() -> None:
     if "LOOKHEAR_TEST_MEDIA" not in os.environ:
         pytest.skip("no published lists at hand")

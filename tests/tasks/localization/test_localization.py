@@ -228,6 +228,24 @@ def test_only_seen_events_are_judged() -> None:
         evaluate_localization(ToyEmbedder(), store, truth, indices=[0, 1])
 
 
+def test_moments_of_which_sound_or_picture_is_lost_are_left_out_and_stop_nothing(tmp_path: Path) -> None:
+    """A damaged file is judged where both were decoded, and nowhere else."""
+    store = _store(BOXES)
+    store.clips[0] = replace(store.clips[0], sound_span=(0.0, 0.45))  # the event is at 0.5 s
+    store.clips[1] = replace(store.clips[1], picture_span=(0.55, 1.0))
+    # says that it has a picture throughout, and keeps one that is too far away
+    store.clips[2] = replace(store.clips[2], end_seconds=9.0, frame_seconds=np.zeros(1), picture_span=(0.0, 9.0))
+    store.clips[2] = replace(store.clips[2], sound_span=(0.0, 9.0))
+    store.pictures[2], store.sounds[2] = store.pictures[2][:1], np.tile(store.sounds[2], 9)
+    truth = {clip.path: TruthStandIn((box,) * 10) for clip, box in zip(store.clips, BOXES, strict=True)}
+    truth["clip-002.mp4"] = TruthStandIn((BOXES[2],) * 10, event_seconds=(5.0,))
+    result = evaluate_localization(ToyEmbedder(), store, truth)
+    assert (result.frames, result.clips) == (1, 1)
+    reasons = {clip["clip_id"]: clip["reason"] for clip in result.left_out}
+    assert list(reasons) == ["clip-000.mp4@0", "clip-001.mp4@0", "clip-002.mp4@0"]
+    assert set(reasons.values()) == {"has no event that is both seen and heard"}
+
+
 def test_heat_map_lies_on_the_frame_and_not_only_on_the_crop() -> None:
     box = BOXES[0]
     heat = heat_map(ToyEmbedder(), _clip(box), 0.5)

@@ -114,7 +114,11 @@ def read_flickr_ids(path: str | Path) -> list[str]:
 def _whole_boxes(name: str, raw: Sequence[Any], broken: list[str]) -> tuple[Box, ...]:
     boxes: list[Box] = []
     for sides in raw:
-        values = [float(side) for side in sides]
+        try:
+            values = [float(side) for side in sides]
+        except (TypeError, ValueError):
+            broken.append(f"{name}: {sides!r} is no box")
+            continue
         inside = len(values) == 4 and all(math.isfinite(v) and -_SLACK <= v <= 1 + _SLACK for v in values)
         if inside and values[0] < values[2] and values[1] < values[3]:
             left, top, right, bottom = (min(max(value, 0.0), 1.0) for value in values)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from lookhear.data.sampling import frame_times, nearest_frames
-from lookhear.errors import StoreError
+from lookhear.errors import MediaError, StoreError
 from lookhear.progress import Progress, quiet
 from lookhear.tasks.learned import seen_in_training
 from lookhear.tasks.localization.boxes import BoxedClip, BoxList
@@ -30,7 +30,7 @@ from lookhear.tasks.localization.metrics import (
 )
 from lookhear.tasks.localization.visibility import Visibility, VisibilityResult, judge_visibility
 from lookhear.tasks.metrics import bootstrap_interval
-from lookhear.tasks.windows import LeftOut, Truth, read_clip_windows, truth_of
+from lookhear.tasks.windows import LeftOut, Truth, read_clip_windows, shared_span, truth_of
 
 if TYPE_CHECKING:
     from lookhear.data.store import Store
@@ -236,7 +236,7 @@ def _scenes(
             reason = "is not in the list of boxes"
         elif isinstance(truth, BoxList) and stored.path in files:
             reason = "is a later part of its file, and the boxes are of the first"
-        elif stored.has_picture and stored.has_sound:
+        else:
             found = list(_scenes_of_clip(embedder, store, index, truth, events_per_clip))
         files.add(stored.path)
         if not found:
@@ -249,6 +249,9 @@ def _scenes_of_clip(
     embedder: "Embedder", store: "Store", index: int, truth: Mapping[str, Truth] | BoxList, events_per_clip: int
 ) -> Iterator[_Scene]:
     stored, length = store.clips[index], embedder.window_seconds
+    span = shared_span(stored)
+    if span is None:
+        return
     record: Truth | BoxedClip
     if isinstance(truth, BoxList):
         record = truth.clips[PurePosixPath(stored.path).stem]
@@ -257,11 +260,15 @@ def _scenes_of_clip(
     else:
         record = truth_of(store, index, truth)
         kind, agreement = record.kind, 1
-        events = [at for at in record.event_seconds if stored.start_seconds <= at < stored.end_seconds]
-    for seconds in events[:events_per_clip]:
+        events = list(record.event_seconds)
+    # where one of the two was not decoded, there is no sound that belongs to a place
+    for seconds in [at for at in events if span[0] <= at < span[1]][:events_per_clip]:
         start = start_around(seconds, stored.start_seconds, stored.end_seconds, length)
         clip = read_clip_windows(embedder, store, index, [start])
-        sound = pair_window(embedder, clip, start).audio_embedding
+        try:
+            sound = pair_window(embedder, clip, start).audio_embedding
+        except MediaError:  # no picture was kept near enough
+            continue
         assert clip.frames is not None  # pair_window has seen to it
         # the boxes of the frame in the middle of the window: the one the model sees, at its own time, not the event's
         times = frame_times(start, length, embedder.preprocess.config.frames_per_window)
