@@ -155,6 +155,12 @@ async def folders(serving: Serving) -> tuple[schemas.Folder, ...]:
     return await serving.workshop.look(serving.archive.folders)
 
 
+@api.get("/labels", tags=["library"], summary="Labels of moments")
+async def labels(serving: Serving) -> tuple[schemas.Label, ...]:
+    """What `filters.label` of a search can be: none before `lookhear label`."""
+    return await serving.workshop.look(serving.archive.labels)
+
+
 @api.get(
     "/files/{file_id}",
     tags=["library"],
