@@ -64,7 +64,7 @@ class Archive:
     def _read_catalogue(self, version: tuple[str, int, int]) -> Catalogue:
         try:
             rows = self.index.files()
-        except Exception:  # the tables were replaced by others while they were read
+        except IndexStateError:  # the tables were replaced by others while they were read
             version = self.index.version()
             rows = self.index.files()
         return Catalogue(version=version, libraries=self.index.facts.libraries, rows=tuple(rows))
@@ -100,6 +100,7 @@ class Archive:
                 preview_seconds=settings.preview_seconds,
                 max_cut_clips=settings.max_cut_clips,
                 max_cut_seconds=settings.max_cut_seconds,
+                max_cut_bytes=settings.max_cut_bytes,
             ),
         )
 

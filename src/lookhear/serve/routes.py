@@ -418,7 +418,7 @@ async def sheet(asked: schemas.Sheet, serving: Serving) -> Response:
 async def _handed_over(serving: Service, hits: list[Hit], kind: Any) -> Response:
     folder = tempfile.mkdtemp(dir=serving.workshop.folder, prefix="export-")
     try:
-        wanted = Handover(hits=tuple(hits), kind=kind, folder=folder)
+        wanted = Handover(hits=tuple(hits), kind=kind, folder=folder, max_bytes=serving.workshop.settings.max_cut_bytes)
         made: Made = await serving.workshop.exports.run(hand_over, wanted)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

@@ -170,6 +170,7 @@ class Limits(Value):
     preview_seconds: float
     max_cut_clips: int
     max_cut_seconds: float
+    max_cut_bytes: int
 
 
 class Status(Value):
