@@ -385,9 +385,9 @@ class Index:
         self.right.check()
         return self._tables
 
-    def add_libraries(self, folders: Iterable[str]) -> None:
-        """Remembers more folders."""
-        libraries = tuple(sorted({*self.facts.libraries, *folders}))
+    def keep_libraries(self, folders: Iterable[str]) -> None:
+        """Remembers these folders and no others."""
+        libraries = tuple(sorted(set(folders)))
         if libraries != self.facts.libraries:
             self._change(libraries=libraries)
 
