@@ -37,6 +37,7 @@ from lookhear.serve.settings import ServeSettings
 from lookhear.serve.work import Workshop
 from lookhear.tasks.labels.moments import classify
 from tiny_embedder import classifier_embedder, make_clip, save_tiny
+from web_library import labelled_index, stretch
 
 T = TypeVar("T")
 Call = Callable[..., Any]
@@ -297,6 +298,25 @@ def test_events_are_named_where_the_model_names_them(
         found = answered(ask("describe", file="clip1.mp4"))
         assert found["file"]["labels"] == []
         assert "longer than 1 s" in found["answer"]
+        monkeypatch.undo()
+        monkeypatch.setattr(mcp_server, "stat_of", lambda path: (0, 0))
+        found = answered(ask("describe", file="clip1.mp4"))
+        assert found["file"]["labels"] == []
+        assert "changed since it was indexed" in found["answer"]
+
+
+def test_labels_of_the_index(made: Made, tmp_path: Path) -> None:
+    labels = {"clip1.mp4": (stretch("bark", 0.5, 1.5, 0.75),), "clip2.mp4": (stretch("bark", 1.0, 2.0, 0.5),)}
+    for ask in calling(labelled_index(made.index, tmp_path / "index", labels)):
+        assert answered(ask("describe"))["index"]["named"] == [{"name": "bark", "moments": 2}]
+        found = answered(ask("describe", file="clip1.mp4"))["file"]["labels"]
+        assert [(each["label"], each["start_seconds"], each["score"]) for each in found] == [("bark", 0.5, 0.75)]
+        found = answered(ask("search", filters={"label": "bark"}))
+        assert [(hit["name"], hit["score"]) for hit in found["hits"]] == [("clip1.mp4", 0.75), ("clip2.mp4", 0.5)]
+        assert found["answer"] == "2 moments; the best has this label with a probability of 0.75"
+        assert "has the label 'meow'" in refused(ask("search", filters={"label": "meow"}))
+        like = refused(ask("search", filters={"label": "bark"}, not_like=["clip1.mp4@1"]))
+        assert "nothing to search by" in like
 
 
 def test_an_index_that_changes_meanwhile(made: Made, tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
 """A small library with an index of a tiny model, and its server in this process: for the tests of the web page."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from starlette.testclient import TestClient
 
 from lookhear.search.crawl import index
+from lookhear.search.index import Index
+from lookhear.search.labelled import FileLabels, LabelledStretch, to_text
 from lookhear.serve.app import create_app
 from lookhear.serve.archive import Archive
 from lookhear.serve.security import Access
@@ -76,3 +79,22 @@ def running(index_path: Path, *, access: Access | None = None, workers: int = 0,
     with Workshop(limits) as workshop:
         client = TestClient(create_app(archive, workshop, access or Access()), base_url=ORIGIN)
         yield Running(client=client, archive=archive, workshop=workshop)
+
+
+def stretch(name: str, start: float, end: float, score: float) -> LabelledStretch:
+    """A label of some seconds."""
+    middle = (start + end) / 2
+    return LabelledStretch(label=name, start_seconds=start, end_seconds=end, peak_seconds=middle, score=score)
+
+
+def labelled_index(index_path: Path, place: Path, labels: dict[str, tuple[LabelledStretch, ...]]) -> Path:
+    """A copy of an index at `place`, in which files have labels, by the end of their paths."""
+    shutil.copytree(index_path, place)
+    target = Index(place)
+    with target.writing():
+        for row in target.files():
+            for name, stretches in labels.items():
+                if row.path.endswith(name):
+                    known = FileLabels(made_by="nobody", matched="sound", stretches=stretches)
+                    target.write([replace(row, labels=to_text(known))])
+    return place

@@ -31,6 +31,9 @@ from lookhear.errors import UserError
 from lookhear.media.clip import Clip
 from lookhear.search.examples import read_moment
 from lookhear.search.facts import Approximate
+from lookhear.search.labelled import from_text
+from lookhear.search.survey import stat_of
+from lookhear.search.tables import FileRow
 from lookhear.serve import schemas
 from lookhear.serve.archive import Archive, file_row
 from lookhear.serve.catalogue import UnknownFileError, shown
@@ -46,7 +49,8 @@ from lookhear.tasks.localization.visibility import Visibility
 
 _INSTRUCTIONS = """An archive of sound and video files, searched by example: a sound, a picture, a clip, or a moment \
 of one of its files finds moments that sound or look alike, and sounds find pictures and pictures sounds. There is no \
-search by words, except for names of files (`describe`). All times are seconds on each file's own clock."""
+search by words, except for names of files and labels of moments, where there are any (`describe`). \
+All times are seconds on each file's own clock."""
 # Rows of a list of files.
 LISTED = 50
 # A longer file is not labelled while somebody waits.
@@ -96,6 +100,7 @@ class IndexAnswer(schemas.Value):
     model: str
     fingerprint: str
     labels: int = Field(description="classes that the model can name; 0 where it names none")
+    named: tuple[schemas.Label, ...] = Field(description="labels of moments; `search` takes one as filters.label")
     approximate: str | None = Field(description="how many of the nearest moments a search finds; null: all of them")
     skipped: tuple[Skipped, ...] = Field(description=f"the first {LISTED}")
     listed: schemas.FilePage = Field(description=f"{LISTED} files from `offset` on, of those that were asked for")
@@ -116,7 +121,7 @@ class FileAnswer(schemas.Value):
 
     row: schemas.FileRow
     about: schemas.FileAbout | None = Field(description="its tracks; null where it was not indexed")
-    labels: tuple[Label, ...] = Field(description="what happens when, where the model names events")
+    labels: tuple[Label, ...] = Field(description="what happens when, where it was labelled or the model names events")
 
 
 class DescribeAnswer(schemas.Value):
@@ -159,9 +164,10 @@ class Assistant:
         page_size: Annotated[int, Field(ge=1, le=100)] = 10,
     ) -> SearchAnswer:
         """Finds moments of the archive by examples: files, or moments of its own files. Several are one question.
+        Without any, `filters.label` lists the moments with this label.
 
         A hit has its file, start, end and peak in seconds, and a score: -log10 of how often a random pair matches as
-        well. What scores below `chance_score` is most likely nothing.
+        well, or by a label alone its probability. What scores below `chance_score` is most likely nothing.
         """
         found: dict[bool, list[schemas.Example]] = {True: [], False: []}
         files: list[tuple[bool, schemas.Use, Sequence[str]]] = [
@@ -172,8 +178,8 @@ class Assistant:
             found[is_wanted] += [await self._example(path, use) for path in paths]
         for is_wanted, moments in ((True, like), (False, not_like)):
             found[is_wanted] += [await self._workshop.look(self._moment, text) for text in moments]
-        if not found[True]:
-            raise UserError("there is nothing to search by; give a sound, a picture, a clip, or a moment (like)")
+        if not found[True] and (found[False] or not filters.label):
+            raise UserError("there is nothing to search by; give sound, picture, clip or like, or filters.label alone")
         asked = schemas.Search(
             examples=tuple(found[True]),
             counter_examples=tuple(found[False]),
@@ -309,6 +315,7 @@ class Assistant:
             model=held.model,
             fingerprint=held.fingerprint,
             labels=0,
+            named=self._archive.labels(),
             approximate=None if approximate is None else approximate.recall,
             skipped=tuple(Skipped(path=row.path, reason=row.reason) for row in files("", ("refused",), 0).rows),
             listed=files(words, status, offset),
@@ -329,22 +336,29 @@ class Assistant:
         path = await self._workshop.look(self._library_file, sent.file_id)
         info = await self._workshop.media.run(read_info, str(path))
         about = await self._workshop.look(self._archive.about, sent.file_id, info)
-        embedder = await self._workshop.infer(self._embedder_or_none)
-        labels: tuple[Label, ...] = ()
-        note = ""
-        if embedder is not None and embedder.labels:
-            if row.seconds <= MAX_LABELLED_SECONDS:
-                labels = await self._workshop.infer(_labels, path, embedder)
-            else:
-                note = f"; longer than {MAX_LABELLED_SECONDS:.0f} s, so its events are not named here"
+        labels, note = await self._labels(row, path)
         tracks = " and ".join(
             what for what, there in (("sound", about.sound), ("picture", about.picture)) if there is not None
         )
         answer = f"'{sent.path}': {row.seconds:.2f} s of {tracks}, {row.num_moments} moments{note}"
         return DescribeAnswer(answer=answer, file=FileAnswer(row=sent, about=about, labels=labels))
 
+    async def _labels(self, row: FileRow, path: Path) -> tuple[tuple[Label, ...], str]:
+        """What the index says or else its model finds in the file at `path`, and why nothing is named."""
+        known = from_text(row.labels)
+        if known is not None:
+            return tuple(Label(**vars(stretch)) for stretch in known.stretches), ""
+        embedder = await self._workshop.infer(self._embedder_or_none)
+        if embedder is None or not embedder.labels:
+            return (), ""
+        if row.seconds > MAX_LABELLED_SECONDS:
+            return (), f"; longer than {MAX_LABELLED_SECONDS:.0f} s, so its events are not named here"
+        if stat_of(path) != (row.size_bytes, row.mtime_ns):  # only bytes that were read in limited processes are here
+            return (), "; changed since it was indexed, so its events are not named"
+        return await self._workshop.infer(_named, path, embedder), ""
 
-def _labels(path: Path, embedder: Embedder) -> tuple[Label, ...]:
+
+def _named(path: Path, embedder: Embedder) -> tuple[Label, ...]:
     return tuple(Label(**vars(moment)) for moment in classify(path, model=embedder))
 
 
@@ -358,6 +372,8 @@ def _worth(found: schemas.Found, at_least: float | None) -> str:
             return f"nothing here: no moment reaches {at_least:g}, the best has {best:.2f}"
         return f"nothing here: there is no page {found.page}"
     count = f"{len(found.hits)} moments{', and there are more' if found.has_more else ''}"
+    if found.chance_score is None:
+        return f"{count}; the best has this label with a probability of {best:.2f}"
     if best < found.chance_score:
         return (
             f"most likely nothing: {count}, but the best score is {best:.2f}, and in so large an archive the best of "

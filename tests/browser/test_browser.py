@@ -17,7 +17,7 @@ from lookhear.search.crawl import index
 from lookhear.serve.security import access_of
 from lookhear.serve.server import serving
 from tiny_embedder import make_clip
-from web_library import Made
+from web_library import Made, labelled_index, stretch
 
 pytestmark = [pytest.mark.ci, pytest.mark.browser]
 CARD = "#results .card:not(.skeleton)"
@@ -154,6 +154,39 @@ def test_filters_balance_and_threshold(page: Any, address: str, cut: Path, made:
     assert "No moment reaches" in page.inner_text("#blank")
     page.click("text=Show the best all the same")
     page.wait_for_selector(CARD)
+
+
+def test_labels(page: Any, address: str, made: Made, cut: Path, tmp_path: Path) -> None:
+    opened(page, address)
+    give(page, cut)
+    page.click("#filters summary")
+    assert page.is_hidden("#label-row")  # this index has none
+    assert page.locator(f"{CARD} .labels").count() == 0
+    labels = {f"clip{number}.mp4": (stretch("bell", 0.0, 4.0, 0.9 - number / 10),) for number in (2, 4)}
+    place = labelled_index(made.index, tmp_path / "labelled", labels)
+    with serving(place, access_of("127.0.0.1", token=None), host="127.0.0.1", port=0) as port:
+        opened(page.context.new_page(), f"http://127.0.0.1:{port}/")
+        other = page.context.pages[-1]
+        other.focus("#filters summary")
+        other.keyboard.press("Enter")
+        other.wait_for_selector("#label-row:not([hidden])")
+        assert other.locator("#label option").all_inner_texts() == ["any or none", "bell (2)"]
+        other.focus("#name")
+        other.keyboard.press("Tab")
+        other.keyboard.press("ArrowDown")
+        other.wait_for_selector(CARD)  # by the label alone
+        settled(other)
+        assert names(other) == ["clip2.mp4", "clip4.mp4"]
+        assert other.locator(f"{CARD} .score b").all_inner_texts() == ["70 %", "50 %"]
+        assert other.locator(f"{CARD} .labels").all_inner_texts() == ["bell"] * 2
+        assert other.is_disabled("#at-least")
+        give(other, cut)
+        assert set(names(other)) == {"clip2.mp4", "clip4.mp4"}
+        assert not other.is_disabled("#at-least")
+        other.click("#clear-filters")
+        settled(other)
+        assert len(set(names(other))) >= 6
+        other.close()
 
 
 def test_more_like_this_and_not_like_this(page: Any, address: str, cut: Path) -> None:

@@ -97,6 +97,8 @@ def test_what_is_wrong_is_said(made: Path, capsys: pytest.CaptureFixture[str]) -
         (("--workers", "-1"), "give 0 or more workers"),
         (("--time-limit", "0"), "give limits above 0"),
         (("--memory-limit", "-2"), "give limits above 0"),
+        (("--memory-limit", "nan"), "--memory-limit is nan"),
+        (("--memory-limit", "inf", "--watch"), "--memory-limit is inf"),
         (("--settle", "-1"), "seconds to settle"),
         (("--every", "0", "--watch"), "seconds above 0"),
         (("--workers", "-1", "--watch"), "give 0 or more workers"),

@@ -49,6 +49,22 @@ def ended(server: subprocess.Popen[str], number: int) -> tuple[int, str]:
     return server.returncode, out + err
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--max-upload", "nan"), "--max-upload is nan"),
+        (("--max-upload", "0"), "give limits above 0"),
+        (("--time-limit", "nan"), "give limits above 0"),
+        (("--workers", "0"), "at least one process"),
+    ],
+)
+def test_limits_that_cannot_be(
+    made: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], sentence: str
+) -> None:
+    assert cli.main(["serve", "--index", str(made / "index"), "--port", "0", *words]) == 1
+    assert sentence in capsys.readouterr().err
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals are other ones there")
 def test_it_serves_until_it_is_told_to_stop(made: Path) -> None:
     server, address = started(made)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lookhear.search import approximate as approximate_module
+from lookhear.search import large as large_module
 from lookhear.search.approximate import (
     ApproximateOptions,
     NearLibrary,
@@ -107,7 +108,7 @@ def test_filters_hold_however_they_are_asked_for(
     assert {Path(hit.path).stem for hit in found} <= {str(number) for number in range(10)}
     assert place_of(found[0]) == place_of(exact[0])
     assert asked[-1][1] == ""
-    assert asked[0][0] == 64 * 4, "three quarters are left out afterwards"
+    assert asked[0][0] == large_module._SHORTLIST * 4, "three quarters are left out afterwards"
     asked.clear()
     monkeypatch.setattr(approximate_module, "_FEW", 60 * 10)
     exact, found = both(library, near, query, within="sound", where=half, top=20)

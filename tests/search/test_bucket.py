@@ -339,7 +339,7 @@ def test_a_writer_that_lost_its_right_writes_nothing(
         changes: list[Callable[[], object]] = [
             lambda: index.write(rows),
             lambda: index.remove_files(rows),
-            lambda: index.add_libraries(["/elsewhere"]),
+            lambda: index.keep_libraries(["/elsewhere"]),
             lambda: index.erase(rows),
             index.compact,
             beside.switch,

@@ -17,10 +17,9 @@ from lookhear.search.crawl import index as crawl
 from lookhear.search.filters import Where
 from lookhear.search.forget import forget
 from lookhear.search.index import Index
-from lookhear.search.labelled import FileLabels, LabelledStretch, from_text, to_text
+from lookhear.search.labelled import FileLabels, LabelledStretch, counted, from_text, labels_between, to_text
 from lookhear.search.labels import LabelSummary, find_label, label
-from lookhear.search.library import Library, LibraryFile
-from lookhear.search.query import labels_between
+from lookhear.search.library import Library
 from lookhear.tasks.labels.moments import LabelledMoment, classify
 from made_library import HOP, WINDOW, make_library, query_of, search
 from tiny_embedder import classifier_embedder, in_memory_embedder, make_clip
@@ -148,6 +147,9 @@ def test_a_name_finds_its_stretches_the_most_probable_first(place: Path, classif
     )
     assert [find_label(index, "Engine", top=1, page=page)[0] for page in (1, 2)] == hits[:2]
     assert find_label(index, "Engine", at_least=1.1) == []
+    for wrong in ({"top": 0}, {"page": 0}):
+        with pytest.raises(IndexStateError, match="pages from 1 on"):
+            find_label(index, "Engine", **wrong)
     assert {Path(hit.path).name for hit in find_label(index, "bell", where=Where(name="0*"), top=50)} <= {"0.mp4"}
     more = index.search(like=hits[0])
     assert all(hit.labels for hit in more), "every window has three labels"
@@ -211,10 +213,15 @@ def test_the_filter_is_its_slow_form() -> None:
 
 def test_hits_carry_their_labels_the_most_probable_first() -> None:
     file = labelled_library().files[1]
-    assert labels_between(file, 4.6, 5.1) == ("door", "bell")
-    assert labels_between(file, 5.0, 6.0) == ("door",)
-    assert labels_between(file, 12.0, 13.0) == ()
-    assert labels_between(LibraryFile(file_id="0", path=Path("a")), 0.0, 1.0) == ()
+    assert labels_between(file.labels, 4.6, 5.1) == ("door", "bell")
+    assert labels_between(file.labels, 5.0, 6.0) == ("door",)
+    assert labels_between(file.labels, 12.0, 13.0) == ()
+    assert labels_between(None, 0.0, 1.0) == ()
+
+
+def test_labels_are_counted_whatever_their_capitals() -> None:
+    assert counted(file.labels for file in labelled_library().files) == {"Bell": 3, "door": 1}
+    assert counted([None]) == {}
 
 
 def test_labels_are_kept_as_they_are() -> None:

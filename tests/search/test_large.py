@@ -10,7 +10,7 @@ import torch
 from lookhear.search import large as large_module
 from lookhear.search.calibration import calibrate
 from lookhear.search.filters import Where
-from lookhear.search.large import LargeLibrary, find_hits, scanned_library
+from lookhear.search.large import Calibrations, LargeLibrary, find_hits, scanned_library
 from lookhear.search.library import Library
 from lookhear.search.query import Calibrate, Hit, Phase, Place, Query, Sequence, Terms, find_moments
 from lookhear.search.tables import Tables
@@ -214,3 +214,14 @@ def test_a_library_without_one_modality(tmp_path: Path) -> None:
     query = query_of(library.audio[30:31])
     assert_same(*both(library, other, query, top=3))
     assert both(library, other, query, within="picture") == ([], [])
+
+
+def test_what_scores_are_calibrated_on_is_bounded() -> None:
+    """A search may ask for any likeness, and each has a sample of its own."""
+    library, known = make_library([20.0] * 4), Calibrations()
+    for number in range(40):
+        known.of(library, number / 40, "sound", "sound", np.zeros(1))
+    assert len(known._pairs) == large_module._MAX_PAIRS
+    offsets = np.array([0.0, HOP])
+    again, anew = (each.of(library, 0.0, "sound", "sound", offsets) for each in (known, Calibrations()))
+    assert again.cosine.tolist() == anew.cosine.tolist()

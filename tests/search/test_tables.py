@@ -173,3 +173,24 @@ def test_a_damaged_table_is_named(
     assert printed.err.count("\n") == 1
     assert "make another one (--index DIR)" in printed.err
     assert ".rs:" not in printed.err
+
+
+@pytest.mark.parametrize("gone", ["files.lance", "moments.lance", ""])
+def test_a_table_that_is_gone_is_named_and_not_made_anew(
+    made: Path, capsys: pytest.CaptureFixture[str], gone: str
+) -> None:
+    place = made / "index"
+    before = Index(place)
+    assert before.library().files
+    tables = place / before.facts.tables
+    shutil.rmtree(tables / gone)
+    for words in (["status"], ["search", "--like", "clip2.mp4@0.5"], ["index", str(made / "media")]):
+        if words == ["status"] and gone == "moments.lance":
+            continue  # which reads the rows only
+        assert cli.main([*words, "--index", str(place)]) == 1
+        printed = capsys.readouterr().err
+        assert printed.startswith(f"lookhear: cannot use {tables}: a part of it is gone (")
+        assert printed.count("\n") == 1
+    with pytest.raises(IndexStateError, match="a part of it is gone"):
+        before.search(like="clip2.mp4@0.5")
+    assert not (tables / (gone or "files.lance")).exists()

@@ -9,7 +9,8 @@ import pytest
 from lookhear.media.decode import read_clip
 from lookhear.media.probe import probe
 from lookhear.search.crawl import index
-from lookhear.serve.previews import PreviewJob, make_preview, plays
+from lookhear.serve import previews as previews_module
+from lookhear.serve.previews import PreviewJob, Previews, make_preview, plays
 from lookhear.serve.work import UnreadableError
 from synthetic import beep_onsets, make_sound, make_video, read_number
 from tiny_embedder import save_tiny
@@ -119,8 +120,6 @@ def test_made_once_and_kept_up_to_a_limit(tmp_path: Path) -> None:
     clip = make_video(media / "a.mkv", seconds=6)
     index([media], model=save_tiny(tmp_path / "m.safetensors"), index_path=tmp_path / "index", workers=0)
     with running(tmp_path / "index", preview_bytes=1) as web:
-        from lookhear.serve.previews import Previews
-
         previews, folder = Previews(web.workshop), web.workshop.folder / "previews"
         job = PreviewJob(path=str(clip), start_seconds=1.0, seconds=1.0)
 
@@ -135,3 +134,31 @@ def test_made_once_and_kept_up_to_a_limit(tmp_path: Path) -> None:
         other = asyncio.run(previews.find(PreviewJob(path=str(clip), start_seconds=3.0, seconds=1.0)))
         assert list(folder.iterdir()) == [other]
         assert asyncio.run(previews.find(job)).exists()  # made anew
+
+
+def test_nothing_stays_of_one_that_fails_and_all_are_counted(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(made.index) as web:
+        previews, folder = Previews(web.workshop), web.workshop.folder / "previews"
+        job = PreviewJob(path=str(made.clip(0)), start_seconds=1.0, seconds=1.0)
+
+        def stopped(one: PreviewJob) -> UnreadableError:
+            Path(one.out).write_bytes(b"half of it")
+            return UnreadableError("it took longer than 1 s and was stopped")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(previews_module, "make_preview", stopped)
+            with pytest.raises(UnreadableError, match="was stopped"):
+                asyncio.run(previews.find(job))
+        assert list(folder.iterdir()) == []
+
+        async def given_up() -> None:
+            asking = asyncio.ensure_future(previews.find(job))
+            await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.gather(*previews._under_way.values())
+
+        asyncio.run(given_up())
+        assert [path.name for path in folder.iterdir()] == list(previews._sizes)
+        assert len(previews._sizes) == 1

@@ -100,6 +100,11 @@ def test_limits_of_clips(made: Made, chosen: dict[str, Any]) -> None:
             answer = web.client.post("/api/cut", json={"chosen": chosen})
             assert answer.status_code == 400
             assert "choose fewer" in answer.json()["error"]
+    with running(made.index, max_cut_bytes=2000) as web:
+        answer = web.client.post("/api/cut", json={"chosen": chosen})
+        assert answer.status_code == 422
+        assert "choose fewer" in answer.json()["error"]
+        assert [path for path in web.workshop.folder.iterdir() if path.name.startswith("export")] == []
 
 
 def test_several_rates_and_files_that_are_gone(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
                 )
             )
     with target.writing():
-        target.add_libraries([str(folder / "films")])
+        target.keep_libraries([str(folder / "films")])
         target.write(rows, moments)
     with running(folder / "index") as web:
         yield web

@@ -1,6 +1,7 @@
 """If these fail, an upload can fill the disk, hang the server, or stay on it."""
 
 import asyncio
+import errno
 import io
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from lookhear.serve.settings import ServeSettings
 from lookhear.serve.uploads import Examples, ForgottenError, TooSlowError, plain_name, receive
+from lookhear.serve.work import BusyError
 from synthetic import make_sound
 from web_library import Made, Running, running
 
@@ -92,6 +94,19 @@ def test_too_slow_to_arrive(tmp_path: Path) -> None:
     settings = ServeSettings(receive_seconds=0.05)
     with pytest.raises(TooSlowError, match=r"within 0\.05 s"):
         asyncio.run(receive(chunks(), None, tmp_path, settings))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"x"
+
+    async def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/secret/place")
+
+    monkeypatch.setattr(asyncio, "to_thread", full)
+    with pytest.raises(BusyError, match="cannot keep the file while it is read: No space left on device; try"):
+        asyncio.run(receive(chunks(), None, tmp_path, ServeSettings()))
     assert not list(tmp_path.iterdir())
 
 

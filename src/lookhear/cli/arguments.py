@@ -1,5 +1,6 @@
 """Arguments that several verbs have."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,13 @@ def kinds_of(truth: Path | None) -> dict[str, str] | None:
     from lookhear.media.scenes import load_truth
 
     return {path: scene.kind for path, scene in load_truth(truth).items()} if truth else None
+
+
+def bytes_of(number: float, unit: int, option: str) -> int:
+    """The bytes of `number` units. Raises UserError for what is no number."""
+    if not math.isfinite(number):
+        raise UserError(f"{option} is {number}, which is no size; give a number above 0")
+    return int(number * unit)
 
 
 def several_labels(multi_label: bool, single_label: bool) -> bool | None:

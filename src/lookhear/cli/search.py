@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from lookhear.cli.arguments import IndexPlace
+from lookhear.cli.arguments import IndexPlace, bytes_of
 from lookhear.cli.signals import stop_on_signals
 from lookhear.config import to_dict
 from lookhear.console import print_record, print_rows, say, show_progress
@@ -66,7 +66,7 @@ class IndexFolders:
                 workers=self.workers,
                 hop_seconds=self.hop,
                 time_limit_seconds=self.time_limit,
-                memory_limit_bytes=int(self.memory_limit * 2**30),
+                memory_limit_bytes=bytes_of(self.memory_limit, 2**30, "--memory-limit"),
                 retry_refused=self.retry_refused,
                 settle_seconds=self.settle or 0.0,
                 exact_moments=self.exact_moments,
@@ -84,7 +84,7 @@ class IndexFolders:
         options = CrawlOptions(
             workers=self.workers,
             time_limit_seconds=self.time_limit,
-            memory_limit_bytes=int(self.memory_limit * 2**30),
+            memory_limit_bytes=bytes_of(self.memory_limit, 2**30, "--memory-limit"),
             retry_refused=self.retry_refused,
             settle_seconds=SETTLE_SECONDS if self.settle is None else self.settle,
             exact_moments=self.exact_moments,

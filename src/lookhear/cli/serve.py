@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from lookhear.cli.arguments import IndexPlace
+from lookhear.cli.arguments import IndexPlace, bytes_of
 from lookhear.cli.signals import stop_on_signals
 from lookhear.console import out, say
 from lookhear.errors import UserError
@@ -66,7 +66,7 @@ class Serve:
         access = access_of(self.host, token=token, names=self.allow_host)
         settings = ServeSettings(
             workers=self.workers,
-            max_upload_bytes=int(self.max_upload * 2**20),
+            max_upload_bytes=bytes_of(self.max_upload, 2**20, "--max-upload"),
             decode_seconds=self.time_limit,
         )
         with (

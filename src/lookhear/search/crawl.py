@@ -32,7 +32,7 @@ from lookhear.search.facts import is_index
 from lookhear.search.index import EXACT_MOMENTS, Index, create_index, create_index_beside
 from lookhear.search.likeness import describe_windows
 from lookhear.search.summary import CrawlSummary, summarize
-from lookhear.search.survey import WAITING, Look, Seen, Survey, roots_of, stat_of, survey
+from lookhear.search.survey import WAITING, Look, Seen, Survey, is_within, outermost, roots_of, stat_of, survey
 from lookhear.search.tables import FileRow, MomentRows
 
 TIME_LIMIT_SECONDS = 300.0
@@ -96,11 +96,12 @@ def index(
     `beside` takes another model or hop for an index that exists: a new index of all its folders (and `folders`) is made
     beside it, which searches do not see, and takes its place when it is complete; killed and run again it goes on. The
     other settings are those of `CrawlOptions`. Every file found has a row in the end, refused ones with a reason. A
-    folder that cannot be listed has one too, and the rows of what was in it stay.
+    folder that cannot be listed has one too, and the rows of what was in it stay. A folder takes in those inside it
+    that the index has, without decoding their files again.
 
-    Raises ConfigError for settings that cannot be, IndexStateError for a folder that is not there, for one that had
-    media and now has none (a disk that is not mounted looks so), for another model or hop than the index has, and while
-    another process writes to it.
+    Raises ConfigError for settings that cannot be, IndexStateError for a folder that is not there, for one inside
+    another that the index has (which is to be crawled itself), for one that had media and now has none (a disk that is
+    not mounted looks so), for another model or hop than the index has, and while another process writes to it.
     """
     options = CrawlOptions(
         workers=workers,
@@ -161,6 +162,7 @@ def _crawl(
 ) -> CrawlSummary:
     """`crawl`, by the process that holds the right to write. `replaces`: in whose place `target` is put in the end."""
     embedder = target.embedder()
+    roots = outermost(roots, target.facts.libraries)
     found = survey(
         target,
         roots,
@@ -171,7 +173,7 @@ def _crawl(
     )
     if embedder.path is not None:
         target.record_model(embedder.path)
-    target.add_libraries(str(root) for root in roots)
+    target.keep_libraries([*target.facts.libraries, *map(str, roots)])
     crawling = _Crawl(target, embedder, found, progress, stop, retry_refused=options.retry_refused)
     with LimitedPool(
         options.workers,
@@ -183,6 +185,9 @@ def _crawl(
         found = replace(found, gone=())
     target.remove_files(found.gone)
     target.remove_orphans()
+    if not crawling.left:
+        inside = {name for name in target.facts.libraries if is_within(name, roots) and Path(name) not in roots}
+        target.keep_libraries(set(target.facts.libraries) - inside)
     if found.todo or found.gone:
         target.compact()
     if not crawling.left:

@@ -62,13 +62,14 @@ def cut_hits(
     *,
     exact: bool = False,
     libraries: Iterable[str | Path] = (),
+    max_bytes: int | None = None,
     progress: Progress = quiet,
 ) -> CutHits:
     """Cuts every hit into `folder`: packets as they are from a keyframe on, or with `exact` encoded anew.
 
     Clips are named by rank, source and start, such as 003_dog_12.40s.mp4. A hit whose file cannot be read is left out
     with a reason. `libraries` are the indexed folders (`Index.facts.libraries`). Raises UserError where the folder
-    cannot be written to, is not empty, or is in one of these.
+    cannot be written to, is not empty, or is in one of these, and where the clips have more than `max_bytes` together.
     """
     folder = Path(folder)
     check_clip_folder(folder, libraries)
@@ -76,7 +77,7 @@ def cut_hits(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {error.strerror or error}; name another place") from error
-    clips, skipped = [], []
+    clips, skipped, num_bytes = [], [], 0
     for rank, hit in enumerate(hits, start=1):
         target = folder / f"{rank:03d}_{_safe(Path(hit.path).stem)}_{hit.start_seconds:.2f}s"
         try:
@@ -96,6 +97,12 @@ def cut_hits(
                     is_copy=cut.is_copy,
                 )
             )
+            num_bytes += cut.path.stat().st_size
+            if max_bytes is not None and num_bytes > max_bytes:
+                raise UserError(
+                    f"the first {rank} of {len(hits)} clips have {num_bytes / 2**20:.4g} MiB, and all may have "
+                    f"{max_bytes / 2**20:.4g} MiB together; choose fewer, or use `lookhear search --cut`"
+                )
         progress(rank, len(hits))
     write_whole(folder / LIST_NAME, to_bytes(_list(clips)))
     return CutHits(folder=str(folder), clips=tuple(clips), skipped=tuple(skipped))

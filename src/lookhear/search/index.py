@@ -113,8 +113,7 @@ class Index:
 
     def version(self) -> tuple[str, int, int]:
         """Another one after every change that any process made."""
-        self.refresh()
-        return (self.facts.tables, *self._tables.version())
+        return self._steadily(lambda: (self.facts.tables, *self._tables.version()))
 
     def status(self) -> IndexStatus:
         """Counts and rows as they are now."""
@@ -167,7 +166,7 @@ class Index:
                 if self._tables is tables:
                     raise
             else:
-                self.refresh()  # tables that were replaced just before they were opened look empty
+                self.refresh()  # new tables that were given up just before they were opened look empty
                 if self._tables is tables:
                     return found
 
@@ -363,8 +362,9 @@ class Index:
             tuple(contents), self._tables.snapshot(), kept_folders(self.path, self.facts.tables), **about
         )
 
-    def _tables_of(self, facts: IndexFacts) -> Tables:
-        return Tables(self.path / facts.tables, facts.vector_width)
+    def _tables_of(self, facts: IndexFacts, *, is_new: bool = False) -> Tables:
+        # A crawl makes the tables before it names its folders.
+        return Tables(self.path / facts.tables, facts.vector_width, is_new=is_new or not facts.libraries)
 
     # ---- writing; only inside `with index.writing()`
 
@@ -385,9 +385,9 @@ class Index:
         self.right.check()
         return self._tables
 
-    def add_libraries(self, folders: Iterable[str]) -> None:
-        """Remembers more folders."""
-        libraries = tuple(sorted({*self.facts.libraries, *folders}))
+    def keep_libraries(self, folders: Iterable[str]) -> None:
+        """Remembers these folders and no others."""
+        libraries = tuple(sorted(set(folders)))
         if libraries != self.facts.libraries:
             self._change(libraries=libraries)
 
@@ -443,7 +443,7 @@ class Index:
         gone = set(folders)
         libraries = tuple(name for name in self.facts.libraries if name not in gone)
         facts = replace(self.facts, tables=new_tables(), libraries=libraries, approximate=None)
-        new = self._tables_of(facts)
+        new = self._tables_of(facts, is_new=True)
         erased = {(row.library, row.path) for row in rows}
         self._tables.copy_to(new, [row for row in self.files() if (row.library, row.path) not in erased])
         self.right.check()

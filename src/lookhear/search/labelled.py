@@ -1,6 +1,7 @@
 """What a classifier found in a file, as an index keeps it: `labels.py` makes it, searches read it."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -32,6 +33,28 @@ class FileLabels:
         """Those with this label, whatever its capitals."""
         wanted = label.casefold()
         return [stretch for stretch in self.stretches if stretch.label.casefold() == wanted]
+
+
+def labels_between(labels: FileLabels | None, start_seconds: float, end_seconds: float) -> tuple[str, ...]:
+    """What a classifier named in these seconds of a file, the most probable first, each once."""
+    if labels is None:
+        return ()
+    found = [each for each in labels.stretches if each.meets(start_seconds, end_seconds)]
+    return tuple(dict.fromkeys(each.label for each in sorted(found, key=lambda each: -each.score)))
+
+
+def counted(files: Iterable[FileLabels | None]) -> dict[str, int]:
+    """How many stretches of these files have each label, in the order of the alphabet.
+
+    Labels that differ in capitals alone are one, as for `named`, by the name that comes first.
+    """
+    counts: dict[str, int] = {}
+    names: dict[str, str] = {}
+    for stretch in (each for labels in files if labels is not None for each in labels.stretches):
+        key = stretch.label.casefold()
+        counts[key] = counts.get(key, 0) + 1
+        names[key] = min(names.get(key, stretch.label), stretch.label)
+    return {names[key]: counts[key] for key in sorted(counts)}
 
 
 def to_text(labels: FileLabels) -> str:

@@ -17,9 +17,9 @@ from lookhear.progress import Progress, quiet
 from lookhear.search.bucket import Place
 from lookhear.search.filters import Where, narrowed
 from lookhear.search.index import Index
-from lookhear.search.labelled import FileLabels, LabelledStretch, from_text, to_text
+from lookhear.search.labelled import FileLabels, LabelledStretch, counted, from_text, labels_between, to_text
 from lookhear.search.library import LibraryFile
-from lookhear.search.query import Hit, labels_between
+from lookhear.search.query import Hit, check_page
 from lookhear.search.summary import Refused
 from lookhear.search.survey import stat_of
 from lookhear.search.tables import FileRow
@@ -141,8 +141,9 @@ def find_label(
     """The stretches with the label `name`, the most probable first, equal ones in the order of path and start.
 
     Their scores and cosines are the probabilities that the classifier gave, so `at_least` is one too. Raises
-    IndexStateError where no file has such a label.
+    IndexStateError where no file has such a label, or for a page that cannot be.
     """
+    check_page(top, page)
     files, passes = narrowed(index.library().files, where)
     if not any(file.labels and file.labels.named(name) for file in files):
         raise IndexStateError(_unknown(index, name, files))
@@ -169,12 +170,12 @@ def _hit(file: LibraryFile, stretch: LabelledStretch) -> Hit:
         matched=file.labels.matched,
         status=file.status,
         copies=tuple(map(str, file.copies)),
-        labels=labels_between(file, stretch.start_seconds, stretch.end_seconds),
+        labels=labels_between(file.labels, stretch.start_seconds, stretch.end_seconds),
     )
 
 
 def _unknown(index: Index, name: str, files: Sequence[LibraryFile]) -> str:
-    known = sorted({stretch.label for file in files if file.labels is not None for stretch in file.labels.stretches})
+    known = list(counted(file.labels for file in files))
     if not known:
         return f"{index.path} has no labels; make them with `lookhear label MODEL --index {index.path}`"
     more = ", ..." if len(known) > _SHOWN else ""

@@ -40,6 +40,8 @@ _MOST_READ, _MOST_READ_A_HIT = 1 << 16, 64
 _SAMPLE, _SAMPLE_STRETCH, _LEAST_STRETCHES = 1 << 15, 32, 64
 # One for every shape of query that was asked: queries by files of many lengths have many.
 _MAX_CALIBRATIONS = 128
+# Samples of random pairs that are kept to make them of.
+_MAX_PAIRS = 16
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -265,6 +267,8 @@ class Calibrations:
                 while len(self._known) >= _MAX_CALIBRATIONS:
                     del self._known[next(iter(self._known))]  # the oldest
                 self._known[key] = known
+                for old in list(self._pairs)[:-_MAX_PAIRS]:  # a `likeness` may be any number
+                    self._pairs.pop(old, None)
         return known
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from lookhear.errors import IndexStateError
 from lookhear.search.calibration import NEUTRAL_SURPRISE, Calibration, combined_surprise
 from lookhear.search.filters import Where, narrowed
+from lookhear.search.labelled import labels_between
 from lookhear.search.library import (
     LIKENESS,
     Alignments,
@@ -167,10 +168,7 @@ class Terms:
             raise IndexStateError(
                 f"likeness is {self.likeness}; it must be from 0 (only what a moment means) to 1 (only its looks)"
             )
-        if self.top < 1 or self.page < 1:
-            raise IndexStateError(
-                f"top is {self.top} and page {self.page}; ask for at least one hit, and pages from 1 on"
-            )
+        check_page(self.top, self.page)
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -221,6 +219,12 @@ class Found:
         spans = self.spans[(terms.page - 1) * terms.top :]
         hits = [_hit(self.files[span.file_rank], self.match, span) for span in spans]
         return [hit for hit in hits if terms.at_least is None or hit.score >= terms.at_least]
+
+
+def check_page(top: int, page: int) -> None:
+    """Raises IndexStateError for pages that cannot be asked for."""
+    if top < 1 or page < 1:
+        raise IndexStateError(f"top is {top} and page {page}; ask for at least one hit, and pages from 1 on")
 
 
 def find_moments(
@@ -409,16 +413,8 @@ def _hit(file: LibraryFile, match: _Match, span: Span) -> Hit:
         matched=_MATCHED[int(match.matched[span.peak])],
         status=file.status,
         copies=tuple(map(str, file.copies)),
-        labels=labels_between(file, span.start_seconds, span.end_seconds),
+        labels=labels_between(file.labels, span.start_seconds, span.end_seconds),
     )
-
-
-def labels_between(file: LibraryFile, start_seconds: float, end_seconds: float) -> tuple[str, ...]:
-    """What a classifier named in these seconds of a file, the most probable first, each once."""
-    if file.labels is None:
-        return ()
-    found = [each for each in file.labels.stretches if each.meets(start_seconds, end_seconds)]
-    return tuple(dict.fromkeys(each.label for each in sorted(found, key=lambda each: -each.score)))
 
 
 def hits_frame(hits: Several[Hit]) -> "pandas.DataFrame":

@@ -16,6 +16,8 @@ from lookhear.search.library import Modality, Vectors
 
 COLUMNS: dict[Modality, str] = {"sound": "audio", "picture": "visual"}
 _ROWS_A_BATCH = 8192
+# What LanceDB says of a table, or a file of one, that is not there.
+_LOST = re.compile(r"\bnot found\b", re.IGNORECASE)
 BOTH: tuple[Modality, ...] = ("sound", "picture")
 
 
@@ -51,6 +53,11 @@ def telling(path: Place) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError) as error:
         if isinstance(path, BucketPath) and (why := refusal(str(error))):
             raise IndexStateError(f"cannot use {path}: {why}; what was complete is in the index") from error
+        if _LOST.search(str(error)):
+            raise IndexStateError(
+                f"cannot use {path}: a part of it is gone ({_reason(error)}); run the same command again, and if it "
+                "stays so, put it back from a copy or make another one (--index DIR)"
+            ) from error
         raise IndexStateError(
             f"cannot use {path}: {_reason(error)}; mend that and run the same command again, what was complete is in "
             "the index; if it stays so the index is damaged, so make another one (--index DIR)"

@@ -1,5 +1,6 @@
 """`CrawlSummary`: what a crawl found and did."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,13 +48,15 @@ def summarize(target: Index, roots: Iterable[Path], survey: Survey, left: Sequen
     libraries = {str(root) for root in roots}
     status = target.status()
     rows = [row for row in status.files if row.library in libraries]
-    before = {(row.library, row.path): row for row in survey.known}
-    gone_ids = {row.file_id for row in survey.gone if row.file_id}
+    # By its place: a row of a library that was taken in is the row of the same file. That of a folder itself counts.
+    before = {row.full_path: row for row in sorted(survey.known, key=lambda row: row.library in libraries)}
+    there = {row.full_path for row in rows}
+    gone = [row for row in survey.gone if row.full_path not in there]
+    gone_ids = Counter(row.file_id for row in gone if row.file_id)
     known_ids = {row.file_id for row in survey.known if row.file_id}
     changes: dict[_Change, int] = dict.fromkeys(("added", "changed", "moved", "copied", "unchanged"), 0)
-    taken: set[str] = set()
     for row in rows:
-        old = before.get((row.library, row.path))
+        old = before.get(row.full_path)
         change: _Change
         if row.status == WAITING:
             continue
@@ -61,9 +64,9 @@ def summarize(target: Index, roots: Iterable[Path], survey: Survey, left: Sequen
             old = None  # there was a row, but only now the index knows the file
         if old is not None:
             change = "unchanged" if old.file_id == row.file_id else "changed"
-        elif row.file_id in gone_ids - taken:
+        elif gone_ids[row.file_id]:
             change = "moved"
-            taken.add(row.file_id)
+            gone_ids[row.file_id] -= 1
         elif row.file_id in known_ids:
             change = "copied"
         else:
@@ -79,7 +82,7 @@ def summarize(target: Index, roots: Iterable[Path], survey: Survey, left: Sequen
         files=len(rows),
         counts=counts,
         **changes,
-        deleted=len(survey.gone) - len(taken),
+        deleted=len(gone) - changes["moved"],
         moments=status.moments,
         seconds=sum(row.seconds for row in rows if row.status != "refused"),
         refused=tuple(Refused(path=str(row.full_path), reason=row.reason) for row in rows if row.status == "refused"),

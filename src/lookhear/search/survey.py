@@ -51,6 +51,22 @@ def roots_of(folders: Sequence[str | Path]) -> list[Path]:
     return sorted({Path(folder).resolve() for folder in folders})
 
 
+def outermost(roots: Sequence[Path], libraries: Iterable[str]) -> list[Path]:
+    """`roots` without those inside another one: a file is in one library, and has one row.
+
+    Raises IndexStateError for one inside a library of the index that is not among them.
+    """
+    kept = [root for root in roots if not any(other in root.parents for other in roots)]
+    for root in kept:
+        for library in libraries:
+            if Path(library) in root.parents:
+                raise IndexStateError(
+                    f"{root} is in {library}, which the index has already; run `lookhear index {library}`, which reads "
+                    "only what is new or changed"
+                )
+    return kept
+
+
 def look_at(roots: Sequence[Path]) -> Look:
     """Every media file below `roots` as it is now. Raises MediaError for a folder that cannot be listed."""
     return {
@@ -84,7 +100,7 @@ def survey(
             key = (str(root), entry.path.relative_to(root).as_posix())
             found.add(key)
             if entry.is_unlisted:
-                unlisted.append(key)
+                unlisted.append(entry.path)
             size, mtime = (0, 0) if entry.problem else stat_of(entry.path)
             row = known.get(key)
             if row is not None and _is_done(row, (size, mtime), retry_refused) and not entry.problem:
@@ -108,8 +124,8 @@ def survey(
             if not waits or row is None:
                 todo.append(seen)
     guard = guard or target
-    _check_not_emptied(guard, roots, guard.files(), {library for library, _ in found})
-    gone = _gone(known, {str(root) for root in roots}, found, unlisted)
+    _check_not_emptied(guard, roots, guard.files(), {Path(*key) for key in found})
+    gone = _gone(known, roots, found, unlisted)
     return Survey(known=tuple(known.values()), todo=tuple(todo), gone=gone, waiting=tuple(waiting))
 
 
@@ -122,28 +138,35 @@ def _is_done(row: FileRow, size_and_time: tuple[int, int], retry_refused: bool) 
 
 def _gone(
     known: Mapping[tuple[str, str], FileRow],
-    libraries: set[str],
+    roots: Sequence[Path],
     found: set[tuple[str, str]],
-    unlisted: Sequence[tuple[str, str]],
+    unlisted: Sequence[Path],
 ) -> tuple[FileRow, ...]:
+    """Rows of files that are not there, and of libraries inside `roots`, whose files have rows of `roots` now."""
     gone = []
     for key, row in known.items():
+        if key in found or not is_within(row.library, roots):
+            continue
         # Nobody can say that a file in a folder that cannot be listed is gone.
-        is_hidden = any(key[0] == library and key[1].startswith(f"{folder}/") for library, folder in unlisted)
-        if key[0] in libraries and key not in found and not is_hidden:
+        if not any(folder in row.full_path.parents for folder in unlisted):
             gone.append(row)
     return tuple(gone)
 
 
-def _check_not_emptied(target: Index, roots: Sequence[Path], known: Iterable[FileRow], found: set[str]) -> None:
+def is_within(library: str, roots: Sequence[Path]) -> bool:
+    """Whether a library is one of `roots` or inside one."""
+    return any(Path(library).is_relative_to(root) for root in roots)
+
+
+def _check_not_emptied(target: Index, roots: Sequence[Path], known: Iterable[FileRow], found: set[Path]) -> None:
     """Raises IndexStateError if every file of a library is gone: it is likelier that its disk is not mounted."""
     num_known = Counter(row.library for row in known if row.status not in ("refused", WAITING))
-    for root in roots:
-        if str(root) not in found and num_known[str(root)]:
+    for library, count in num_known.items():
+        if is_within(library, roots) and not any(Path(library) in path.parents for path in found):
             raise IndexStateError(
-                f"{root} holds no media, but {target.path} knows files in it ({num_known[str(root)]}); nothing was "
+                f"{library} holds no media, but {target.path} knows files in it ({count}); nothing was "
                 f"changed in the index: mount the disk again if it is not, or take the folder out of the index with "
-                f"`lookhear forget {root} --index {target.path}`"
+                f"`lookhear forget {library} --index {target.path}`"
             )
 
 

@@ -67,14 +67,16 @@ def connect(place: Place) -> Any:
 
 
 class Tables:
-    """The two LanceDB tables. They are made when first touched, and every read sees the latest commit.
+    """The two LanceDB tables. New ones are made when first touched, and every read sees the latest commit.
 
     Every method raises IndexStateError where the disk or the database fails: full, read-only, damaged.
     """
 
-    def __init__(self, path: Place, width: int) -> None:
+    def __init__(self, path: Place, width: int, *, is_new: bool = True) -> None:
+        """`is_new`: they may not be there yet. Of an index that was crawled, tables that are not there are lost."""
         self.path = path
         self._width = width
+        self._is_new = is_new
         self._opened: tuple[Any, Any] | None = None
         self._lock = threading.Lock()
 
@@ -110,10 +112,13 @@ class Tables:
                         ("visual", vector),
                     ]
                 )
-                self._opened = (
-                    connection.create_table("files", schema=files, exist_ok=True),
-                    connection.create_table("moments", schema=moments, exist_ok=True),
-                )
+                if self._is_new:
+                    self._opened = (
+                        connection.create_table("files", schema=files, exist_ok=True),
+                        connection.create_table("moments", schema=moments, exist_ok=True),
+                    )
+                else:
+                    self._opened = connection.open_table("files"), connection.open_table("moments")
             return self._opened
 
     @told

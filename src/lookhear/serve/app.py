@@ -108,7 +108,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
-    return problem(422, f"{place or 'the request'}: {first['msg']}; see /api/openapi.json")
+    reason = first["msg"].removeprefix("Value error, ")  # which pydantic puts before what our own checks say
+    return problem(422, f"{place or 'the request'}: {reason}; see /api/openapi.json")
 
 
 async def _refused(request: Request, error: Exception) -> Response:

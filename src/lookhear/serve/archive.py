@@ -16,6 +16,8 @@ from lookhear.search.examples import MAX_QUERY_SECONDS, Request, moment_query
 from lookhear.search.export import FORMATS
 from lookhear.search.filters import Where
 from lookhear.search.index import Index
+from lookhear.search.labelled import from_text, labels_between
+from lookhear.search.labels import find_label
 from lookhear.search.query import Hit, Phase, Query
 from lookhear.search.survey import WAITING
 from lookhear.search.tables import FileRow
@@ -62,7 +64,7 @@ class Archive:
     def _read_catalogue(self, version: tuple[str, int, int]) -> Catalogue:
         try:
             rows = self.index.files()
-        except Exception:  # the tables were replaced by others while they were read
+        except IndexStateError:  # the tables were replaced by others while they were read
             version = self.index.version()
             rows = self.index.files()
         return Catalogue(version=version, libraries=self.index.facts.libraries, rows=tuple(rows))
@@ -98,6 +100,7 @@ class Archive:
                 preview_seconds=settings.preview_seconds,
                 max_cut_clips=settings.max_cut_clips,
                 max_cut_seconds=settings.max_cut_seconds,
+                max_cut_bytes=settings.max_cut_bytes,
             ),
         )
 
@@ -135,6 +138,10 @@ class Archive:
             for name, folder in catalogue.shown_folders.items()
         )
 
+    def labels(self) -> tuple[schemas.Label, ...]:
+        """Every label that a moment has."""
+        return tuple(schemas.Label(name=shown(name), moments=count) for name, count in self.catalogue().labels.items())
+
     def about(self, file_id: str, info: MediaInfo) -> schemas.FileAbout:
         """One file, with what a look into it showed."""
         first, *copies = self.catalogue().rows_of(file_id)
@@ -161,7 +168,7 @@ class Archive:
     def search(self, asked: schemas.Search) -> schemas.Found:
         """One page of hits. Raises ForgottenError, UnknownFileError, StaleExampleError, IndexStateError."""
         began = time.monotonic()
-        request = self._request(asked)
+        request = self._request(asked) if asked.examples else None
         page = self._page(request, asked, size=asked.page_size, number=asked.page)
         catalogue = self.catalogue()
         hits = [hit for hit in (self._hit(catalogue, hit) for hit in page.hits) if hit is not None]
@@ -170,15 +177,16 @@ class Archive:
             page=asked.page,
             has_more=page.has_more,
             best_score=page.best_score,
-            chance_score=math.log10(max(catalogue.num_moments, 1)),
-            notes=tuple(map(shown, request.notes)),
+            chance_score=None if request is None else math.log10(max(catalogue.num_moments, 1)),
+            notes=() if request is None else tuple(map(shown, request.notes)),
             took_seconds=time.monotonic() - began,
         )
 
     def hits(self, chosen: schemas.FromSearch | schemas.FromHits) -> list[Hit]:
         """What is to be exported. Raises as `search`."""
         if isinstance(chosen, schemas.FromSearch):
-            page = self._page(self._request(chosen.search), chosen.search, size=chosen.top, number=1)
+            request = self._request(chosen.search) if chosen.search.examples else None
+            page = self._page(request, chosen.search, size=chosen.top, number=1)
             catalogue = self.catalogue()
             return [hit for hit in page.hits if catalogue.id_of(hit.path) is not None]
         catalogue = self.catalogue()
@@ -197,18 +205,22 @@ class Archive:
                     matched=given.matched,
                     status=first.status,
                     copies=tuple(str(row.full_path) for row in copies),
+                    labels=labels_between(from_text(first.labels), given.start_seconds, end),
                 )
             )
         return found
 
-    def _page(self, request: Request, asked: schemas.Search, *, size: int, number: int) -> _Page:
-        """One hit more than a page tells whether there is another page."""
+    def _page(self, request: Request | None, asked: schemas.Search, *, size: int, number: int) -> _Page:
+        """Of a request, or without one by a label. One hit more than a page tells whether there is another page."""
         where = self._where(asked.filters)
         least = -math.inf if asked.at_least is None else asked.at_least
         top = number * size + 1
-        found = self.index.find(
-            request, within=asked.within, balance=asked.balance, likeness=asked.likeness, where=where, top=top
-        )
+        if request is None:
+            found = find_label(self.index, asked.filters.label or "", where=where, top=top)
+        else:
+            found = self.index.find(
+                request, within=asked.within, balance=asked.balance, likeness=asked.likeness, where=where, top=top
+            )
         kept = [hit for hit in found if hit.score >= least]
         return _Page(
             hits=tuple(kept[(number - 1) * size : number * size]),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from lookhear.errors import UserError
+from lookhear.search.labelled import counted, from_text
 from lookhear.search.survey import WAITING
 from lookhear.search.tables import FileRow
 
@@ -132,6 +133,11 @@ class Catalogue:
     def num_moments(self) -> int:
         """Of all files; those with the same bytes share theirs."""
         return sum(rows[0].num_moments for rows in self._by_id.values())
+
+    @cached_property
+    def labels(self) -> dict[str, int]:
+        """Every label, and how many stretches have it; files with the same bytes share theirs."""
+        return counted(from_text(rows[0].labels) for rows in self._by_id.values())
 
     @cached_property
     def shown_folders(self) -> dict[str, str]:

@@ -36,6 +36,7 @@ class Handover:
     hits: tuple[Hit, ...]
     kind: Literal["clips", "exact clips", "sheet"] | Format
     folder: str  # an empty one, which is removed when the file is sent
+    max_bytes: int  # of clips
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,7 @@ def hand_over(wanted: Handover) -> Made:
         write_contact_sheet(wanted.hits, folder / f"{STEM}.png")
         return _made(folder / f"{STEM}.png", hits=len(wanted.hits))
     if wanted.kind == "clips" or wanted.kind == "exact clips":
-        done = cut_hits(wanted.hits, folder / STEM, exact=wanted.kind == "exact clips")
+        done = cut_hits(wanted.hits, folder / STEM, exact=wanted.kind == "exact clips", max_bytes=wanted.max_bytes)
         made = _zipped(folder / f"{STEM}.zip", sorted((folder / STEM).iterdir()))
         shutil.rmtree(folder / STEM)
         return _made(made, hits=len(done.clips), skipped=done.skipped)
@@ -116,4 +117,5 @@ def _zipped(path: Path, files: Sequence[Path]) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         for file in files:
             archive.write(file, file.name)
+            file.unlink()  # so that it lies there once
     return path

@@ -7,6 +7,7 @@ up to so many bytes.
 import asyncio
 import hashlib
 import math
+import shutil
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -158,7 +159,7 @@ class Previews:
         self._folder = workshop.folder / "previews"
         self._folder.mkdir(exist_ok=True)
         self._sizes: OrderedDict[str, int] = OrderedDict()  # by name, the least recently used first
-        self._under_way: dict[str, asyncio.Task[int]] = {}
+        self._under_way: dict[str, asyncio.Task[None]] = {}
 
     async def find(self, job: PreviewJob) -> Path:
         """The preview of `job`, whose `out` is chosen here. Raises UnreadableError and BusyError."""
@@ -171,12 +172,22 @@ class Previews:
             return path
         task = self._under_way.get(name)
         if task is None:
-            made = self._workshop.media.run(make_preview, replace(job, out=str(path)))
-            task = self._under_way[name] = asyncio.ensure_future(made)
+            task = self._under_way[name] = asyncio.ensure_future(self._make(job, path))
             task.add_done_callback(lambda _: self._under_way.pop(name, None))
-        size = await asyncio.shield(task)  # who gives up must not take it from the others
-        self._keep(name, size)
+        await asyncio.shield(task)  # who gives up must not take it from the others
         return path
+
+    async def _make(self, job: PreviewJob, path: Path) -> None:
+        """Makes it and counts it, whoever still waits; of one that fails, or whose child is stopped, nothing stays."""
+        scratch = path.with_suffix(".new")
+        scratch.mkdir()
+        try:
+            out = scratch / path.name
+            size = await self._workshop.media.run(make_preview, replace(job, out=str(out)))
+            out.replace(path)
+            self._keep(path.name, size)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
     def _keep(self, name: str, size: int) -> None:
         self._sizes[name] = size

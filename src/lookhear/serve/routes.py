@@ -155,6 +155,12 @@ async def folders(serving: Serving) -> tuple[schemas.Folder, ...]:
     return await serving.workshop.look(serving.archive.folders)
 
 
+@api.get("/labels", tags=["library"], summary="Labels of moments")
+async def labels(serving: Serving) -> tuple[schemas.Label, ...]:
+    """What `filters.label` of a search can be: none before `lookhear label`."""
+    return await serving.workshop.look(serving.archive.labels)
+
+
 @api.get(
     "/files/{file_id}",
     tags=["library"],
@@ -412,7 +418,7 @@ async def sheet(asked: schemas.Sheet, serving: Serving) -> Response:
 async def _handed_over(serving: Service, hits: list[Hit], kind: Any) -> Response:
     folder = tempfile.mkdtemp(dir=serving.workshop.folder, prefix="export-")
     try:
-        wanted = Handover(hits=tuple(hits), kind=kind, folder=folder)
+        wanted = Handover(hits=tuple(hits), kind=kind, folder=folder, max_bytes=serving.workshop.settings.max_cut_bytes)
         made: Made = await serving.workshop.exports.run(hand_over, wanted)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

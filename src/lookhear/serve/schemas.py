@@ -1,9 +1,9 @@
 """What the JSON API takes and gives. Every field is described, for the OpenAPI description is the API's manual."""
 
 import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from lookhear.search.export import Format
 from lookhear.search.library import LIKENESS
@@ -69,9 +69,11 @@ class Filters(Value):
 
 
 class Search(Value):
-    """A question."""
+    """A question: by examples, or by a label alone (`filters.label`, neither examples nor counter-examples)."""
 
-    examples: tuple[Example, ...] = Field(min_length=1, max_length=16)
+    examples: tuple[Example, ...] = Field(
+        default=(), max_length=16, description="none: moments with filters.label, the most probable first"
+    )
     counter_examples: tuple[Example, ...] = Field(
         default=(), max_length=16, description="what is more like one of these than like the examples is no hit"
     )
@@ -89,6 +91,12 @@ class Search(Value):
     )
     page: int = Field(default=1, ge=1, le=100)
     page_size: int = Field(default=24, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Self:
+        if not self.examples and (self.counter_examples or not self.filters.label):
+            raise ValueError("give one of the examples at least, or filters.label alone, without counter_examples")
+        return self
 
 
 class HitReference(Value):
@@ -114,7 +122,10 @@ class SearchHit(Value):
     start_seconds: float = Field(description="on the file's clock, as all times")
     end_seconds: float
     peak_seconds: float = Field(description="the middle of what matches best")
-    score: float = Field(description="-log10 of how often a random pair of the library matches as well")
+    score: float = Field(
+        description="-log10 of how often a random pair of the library matches as well; "
+        "by a label alone, the probability of the label"
+    )
     cosine: float
     matched: Literal["both", "sound", "picture"] = Field(description="what of the library matched")
     status: str = Field(description="ok, sound_only, picture_only or partial")
@@ -130,7 +141,10 @@ class Found(Value):
     page: int
     has_more: bool
     best_score: float | None = Field(description="of all hits of page 1, before at_least; None: nothing to compare")
-    chance_score: float = Field(description="what the best hit of pure chance has about, in so many moments")
+    chance_score: float | None = Field(
+        description="what the best hit of pure chance has about, in so many moments; "
+        "None by a label alone, where scores are probabilities"
+    )
     notes: tuple[str, ...] = Field(description="what was left out of an example")
     took_seconds: float
 
@@ -156,6 +170,7 @@ class Limits(Value):
     preview_seconds: float
     max_cut_clips: int
     max_cut_seconds: float
+    max_cut_bytes: int
 
 
 class Status(Value):
@@ -204,6 +219,13 @@ class Folder(Value):
 
     path: str
     files: int
+
+
+class Label(Value):
+    """What a classifier heard or saw."""
+
+    name: str
+    moments: int = Field(description="stretches with it; files with the very same bytes share theirs")
 
 
 class PictureTrack(Value):

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from lookhear.errors import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServeSettings:
@@ -40,3 +42,12 @@ class ServeSettings:
     """of all clips of one export together"""
     max_cut_clips: int = 100
     """of one export"""
+    max_cut_bytes: int = 2 << 30
+    """of all clips of one export together"""
+
+    def __post_init__(self) -> None:
+        if not self.decode_seconds > 0 or not self.max_upload_bytes > 0:
+            raise ConfigError(
+                f"nothing can be read in {self.decode_seconds:g} s and {self.max_upload_bytes} bytes; give limits "
+                "above 0"
+            )

@@ -31,7 +31,7 @@ from lookhear.search.likeness import describe_picture, describe_windows
 from lookhear.search.query import Query
 from lookhear.serve.pictures import jpeg, peaks_of
 from lookhear.serve.settings import ServeSettings
-from lookhear.serve.work import UnreadableError, Workshop, reasoned
+from lookhear.serve.work import BusyError, UnreadableError, Workshop, reasoned
 
 THUMBNAIL_SIDE = 240
 NUM_PEAKS = 160
@@ -139,6 +139,10 @@ async def receive(
         if isinstance(error, TimeoutError):
             raise TooSlowError(
                 f"the file did not arrive within {settings.receive_seconds:g} s; send it again"
+            ) from None
+        if isinstance(error, OSError) and not isinstance(error, ConnectionError):  # the disk is full
+            raise BusyError(
+                f"the server cannot keep the file while it is read: {error.strerror or error}; try again later"
             ) from None
         raise
     return path

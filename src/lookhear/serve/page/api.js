@@ -30,6 +30,7 @@ const post = (path, body, options = {}) =>
 
 export const status = () => json("status");
 export const folders = () => json("folders");
+export const labels = () => json("labels");
 export const about = (id) => json(`files/${id}`);
 export const search = async (asked, signal) => (await post("search", asked, { signal })).json();
 

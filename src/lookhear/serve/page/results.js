@@ -9,6 +9,7 @@ const CONTEXT_SECONDS = 2.5; // shown before and after a moment
 const LEAST_SHOWN_SECONDS = 8;
 const HOVER_MILLISECONDS = 350;
 const MATCHED = { both: "sound and picture match", sound: "its sound matches", picture: "its picture matches" };
+const NAMED = { both: "named by its sound and picture", sound: "named by its sound", picture: "named by its picture" };
 
 export const selected = new Map(); // hits by key
 
@@ -23,13 +24,21 @@ function context(hit) {
   return [Math.min(start, hit.start_seconds), Math.max(Math.min(end, Math.max(hit.seconds, hit.end_seconds)), start + 1)];
 }
 
+/** A hit's score as it is shown: how rare, or by a label alone how probable. */
+const scoreOf = (score, isProbability) => (isProbability
+  ? { short: `${Math.round(100 * score)} %`, beside: "probable", long: `The classifier gave its label a probability of ${score.toFixed(2)}` }
+  : { short: score.toFixed(1), beside: rarity(score), long: `Score ${score.toFixed(2)}: ${rarity(score)} random pairs of this library matches as well` });
+
 /** A card of one hit. `acts` are like(hit), unlike(hit), selectionChanged(). */
 export class Card {
-  constructor(hit, rank, best, acts) {
+  constructor(hit, rank, best, isProbability, acts) {
     this.hit = hit;
     this.acts = acts;
     this.state = "stopped";
     const at = clock(hit.peak_seconds);
+    const score = scoreOf(hit.score, isProbability);
+    const labels = hit.labels.join(", ");
+    this.why = (isProbability ? NAMED : MATCHED)[hit.matched];
     this.hasPicture = hit.status !== "sound_only";
     this.stage = el("div", { class: "stage" });
     this.playButton = el("button", { type: "button", class: "play", "aria-label": `Play ${hit.name} from ${at}`, title: "Play (Enter)", onclick: () => this.toggle() }, icon("play"));
@@ -43,14 +52,14 @@ export class Card {
     this.heatButton = hit.status === "ok" || hit.status === "partial"
       ? iconButton("heat", "Where the sound comes from", () => this.showHeat(!this.heatShown), "h") : null;
     this.heatButton?.setAttribute("aria-pressed", "false");
-    this.element = el("article", { class: "card", tabIndex: 0, "aria-label": `${rank}. ${hit.name} at ${at}, score ${hit.score.toFixed(1)}, ${MATCHED[hit.matched]}`, "data-key": keyOf(hit) },
+    this.element = el("article", { class: "card", tabIndex: 0, "aria-label": `${rank}. ${hit.name} at ${at}, score ${score.short}, ${this.why}${labels && `, labelled ${labels}`}`, "data-key": keyOf(hit) },
       this.stage, this.strip.element, this.message,
       el("div", { class: "facts" },
         el("div", { class: "names" },
           el("a", { class: "name", href: `#/file/${hit.file_id}?at=${hit.peak_seconds.toFixed(2)}`, title: hit.path }, hit.name),
-          el("span", { class: "folder", title: hit.path }, this.place())),
-        el("div", { class: "score", title: `Score ${hit.score.toFixed(2)}: ${rarity(hit.score)} random pairs of this library matches as well` },
-          el("b", {}, hit.score.toFixed(1)), el("span", {}, rarity(hit.score)))),
+          el("span", { class: "folder", title: hit.path }, this.place()),
+          labels && el("span", { class: "labels", title: `Labelled ${labels}` }, labels)),
+        el("div", { class: "score", title: score.long }, el("b", {}, score.short), el("span", {}, score.beside))),
       this.meter(best),
       el("div", { class: "acts" },
         el("button", { type: "button", class: "text", title: "More like this (m)", onclick: () => acts.like(hit) }, icon("like"), "More like this"),
@@ -77,7 +86,7 @@ export class Card {
   fill() {
     const { hit } = this;
     const times = el("span", { class: "tag times" }, `${clock(hit.start_seconds)} – ${clock(hit.end_seconds)}`);
-    const matched = el("span", { class: `tag matched ${hit.matched}`, title: MATCHED[hit.matched] }, icon(hit.matched === "both" ? "both" : hit.matched), { both: "both", sound: "sound", picture: "picture" }[hit.matched]);
+    const matched = el("span", { class: `tag matched ${hit.matched}`, title: this.why }, icon(hit.matched === "both" ? "both" : hit.matched), { both: "both", sound: "sound", picture: "picture" }[hit.matched]);
     if (this.hasPicture) {
       this.picture = el("img", { alt: "", decoding: "async", draggable: false });
       this.picture.addEventListener("error", () => { this.picture.hidden = true; this.stage.classList.add("bare"); });
@@ -174,14 +183,15 @@ export class Card {
 /** Cards of a page of hits, with a line where chance would do as well. */
 export function cardsOf(found, rankOfFirst, best, acts) {
   const shown = [];
-  let hasLine = false;
+  const isProbability = found.chance_score === null;
+  let hasLine = isProbability; // with which chance has nothing to do
   found.hits.forEach((hit, place) => {
     if (!hasLine && hit.score < found.chance_score) {
       hasLine = true;
       shown.push(el("p", { class: "divider" },
         el("span", {}, `Chance alone finds about ${found.chance_score.toFixed(1)} in a library of this size: from here on, trust your ears.`)));
     }
-    shown.push(new Card(hit, rankOfFirst + place, best, acts).element);
+    shown.push(new Card(hit, rankOfFirst + place, best, isProbability, acts).element);
   });
   return shown;
 }

@@ -14,7 +14,7 @@ const START_FILES = 10;
 let page = 1;
 let found = null;
 let running = null; // what aborts the search that is under way
-let foldersOf = ""; // the generation that the list of folders is of
+let listsOf = ""; // the generation that the lists of folders and labels are of
 
 // ---- options
 
@@ -25,6 +25,7 @@ function filters() {
   return {
     folder: $("folder").value.trim() || null,
     name: $("name").value.trim() || null,
+    label: $("label").value || null,
     status: [...document.querySelectorAll("input[name=kind]:checked")].map((box) => box.value),
     after: $("after").value || null,
     before: $("before").value || null,
@@ -33,8 +34,14 @@ function filters() {
   };
 }
 
+/** Whether a label alone is asked for; its hits have probabilities, not scores. */
+function byLabel() {
+  const { examples: like, counter_examples: unlike } = asked();
+  return !like.length && !unlike.length && $("label").value !== "";
+}
+
 function question() {
-  const least = Number($("at-least").value);
+  const least = byLabel() ? 0 : Number($("at-least").value);
   return { ...asked(), within: radio(), balance: Number($("balance").value), at_least: least > 0 ? least : null, filters: filters(), page, page_size: PAGE_SIZE };
 }
 
@@ -43,6 +50,8 @@ function showOptions() {
   $("balance-says").textContent = balance === 0.5 ? "even" : balance > 0.5 ? `sound ${Math.round(100 * balance)} %` : `picture ${Math.round(100 * (1 - balance))} %`;
   $("balance-row").classList.toggle("off", radio() !== "both");
   $("balance").disabled = radio() !== "both";
+  $("at-least").disabled = byLabel();
+  $("at-least-row").classList.toggle("off", byLabel());
   const least = Number($("at-least").value);
   $("at-least-says").textContent = least > 0 ? `${least.toFixed(1)}, ${rarity(least)}` : "anything";
   $("at-least").setAttribute("aria-valuetext", $("at-least-says").textContent);
@@ -56,6 +65,7 @@ const soon = later(() => run(), 180);
 
 /** Searches anew, from the first page. */
 export function changed() {
+  showOptions();
   page = 1;
   selected.clear();
   remember();
@@ -65,7 +75,7 @@ export function changed() {
 async function run() {
   running?.abort();
   player.release();
-  if (!asked().examples.length) { blank(); return; }
+  if (!asked().examples.length && !byLabel()) { blank(); return; }
   const own = (running = new AbortController());
   $("blank").replaceChildren();
   $("results-head").hidden = false;
@@ -118,10 +128,12 @@ function show() {
 /** Says why there are no hits, and what to do. */
 function nothing() {
   const least = Number($("at-least").value);
-  if (found.best_score !== null && found.best_score < least) {
+  if (!byLabel() && found.best_score !== null && found.best_score < least) {
     $("blank").replaceChildren(empty("Nothing here",
       `No moment reaches ${least.toFixed(1)}. The best has ${found.best_score.toFixed(1)}: ${rarity(found.best_score)} random pairs matches as well.`,
-      [["Show the best all the same", () => { $("at-least").value = 0; showOptions(); changed(); }]]));
+      [["Show the best all the same", () => { $("at-least").value = 0; changed(); }]]));
+  } else if (byLabel()) {
+    $("blank").replaceChildren(empty("Nothing here", "No moment with this label passes the other filters.", [["Clear the filters", clearFilters]]));
   } else if ($("filter-count").textContent) {
     $("blank").replaceChildren(empty("Nothing here", "No file that the filters let pass has a moment that can be compared.", [["Clear the filters", clearFilters]]));
   } else {
@@ -270,20 +282,30 @@ function startCard(row) {
 // ---- setting up
 
 function clearFilters() {
-  for (const id of ["folder", "name", "after", "before", "longer", "shorter"]) $(id).value = "";
+  for (const id of ["folder", "name", "label", "after", "before", "longer", "shorter"]) $(id).value = "";
   for (const box of document.querySelectorAll("input[name=kind]")) box.checked = false;
-  showOptions();
   changed();
 }
 
-/** Fills the list of folders when the index has changed. */
+/** Fills the lists of folders and labels when the index has changed. */
 export async function follow(generation) {
-  if (foldersOf === generation) return;
-  foldersOf = generation;
+  if (listsOf === generation) return;
+  listsOf = generation;
   try {
-    const list = await api.folders();
-    $("folders").replaceChildren(...list.slice(0, 2000).map((folder) => el("option", { value: folder.path }, several(folder.files, "file"))));
-  } catch { foldersOf = ""; }
+    const [folders, labels] = await Promise.all([api.folders(), api.labels()]);
+    $("folders").replaceChildren(...folders.slice(0, 2000).map((folder) => el("option", { value: folder.path }, several(folder.files, "file"))));
+    offer(labels);
+  } catch { listsOf = ""; }
+}
+
+/** The labels that can be chosen; without any, nothing of them is seen. */
+function offer(labels) {
+  const list = $("label");
+  const chosen = list.value;
+  $("label-row").hidden = !labels.length;
+  list.replaceChildren(list.options[0], ...labels.map(({ name, moments }) => el("option", { value: name }, `${name} (${count(moments)})`)));
+  list.value = labels.some(({ name }) => name === chosen) ? chosen : "";
+  if (list.value !== chosen) changed(); // no moment has it any more
 }
 
 export function setUp() {
@@ -309,7 +331,7 @@ export function setUp() {
   $("file").addEventListener("change", () => { give($("file").files); $("file").value = ""; });
   $("record").addEventListener("click", () => toggleRecording((file) => give([file])));
   $("options").addEventListener("submit", (event) => event.preventDefault());
-  $("options").addEventListener("input", () => { showOptions(); changed(); });
+  $("options").addEventListener("input", changed);
   $("clear-filters").addEventListener("click", clearFilters);
   $("previous").addEventListener("click", () => turn(-1));
   $("next").addEventListener("click", () => turn(1));
