@@ -129,6 +129,13 @@ def _stretches(
     )
 
 
+def check_label(index: Index, name: str) -> None:
+    """Raises IndexStateError, with some labels that there are, where no file has a stretch of this label."""
+    files = index.library().files
+    if not any(file.labels and file.labels.named(name) for file in files):
+        raise IndexStateError(_unknown(index, name, files))
+
+
 def find_label(
     index: Index,
     name: str,
@@ -141,11 +148,12 @@ def find_label(
     """The stretches with the label `name`, the most probable first, equal ones in the order of path and start.
 
     Their scores and cosines are the probabilities that the classifier gave, so `at_least` is one too. Raises
-    IndexStateError where no file has such a label.
+    IndexStateError where no file has such a label, and for a page or a number of hits below 1.
     """
+    if top < 1 or page < 1:
+        raise IndexStateError(f"top is {top} and page {page}; ask for at least one hit, and pages from 1 on")
+    check_label(index, name)
     files, passes = narrowed(index.library().files, where)
-    if not any(file.labels and file.labels.named(name) for file in files):
-        raise IndexStateError(_unknown(index, name, files))
     found = [
         (file, stretch)
         for file, is_in in zip(files, passes.tolist(), strict=True)
