@@ -108,6 +108,23 @@ def test_progress_without_a_terminal_is_plain_lines(capsys: pytest.CaptureFixtur
     assert lines[-1].startswith("  1000/1000 files")
 
 
+def test_a_file_name_does_nothing_to_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lookhear.console import show_progress
+
+    name = "tape [1080p]/take[/b]\n\x1b[2J.mp4"  # brackets are markup to rich, and [/b] would close what is not open
+    with show_progress("files") as progress:
+        progress(1, 1, name)
+    assert capsys.readouterr().err.endswith("/s tape [1080p]/take[/b]\ufffd\ufffd[2J.mp4\n")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with show_progress("files") as progress:
+        progress(1, 1, name)
+    assert "tape [1080p]/take[/b]\ufffd\ufffd[2J.mp4" in capsys.readouterr().err
+
+
 def test_doctor_speaks_json(capsys: pytest.CaptureFixture[str]) -> None:
     code = cli.main(["doctor", "--json"])
     findings = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}

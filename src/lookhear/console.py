@@ -44,6 +44,11 @@ def _escape(value: object) -> str:
     return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
+def _one_line(note: str) -> str:
+    """A file name may hold what a terminal obeys: it is shown without."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in note)
+
+
 def print_rows(rows: Iterable[Sequence[object]]) -> None:
     """Rows as tab-separated lines; tab, newline, carriage return and backslash are escaped."""
     for row in rows:
@@ -86,7 +91,9 @@ class _Lines:
         self.last = now
         rate = done / max(now - self.started, 1e-9)
         left = f", {(total - done) / rate:.0f} s left" if total and rate and done < total else ""
-        say(f"  {done}/{total if total is not None else '?'} {self.unit}, {rate:.1f}/s{left} {note}".rstrip())
+        say(
+            f"  {done}/{total if total is not None else '?'} {self.unit}, {rate:.1f}/s{left} {_one_line(note)}".rstrip()
+        )
 
 
 @contextmanager
@@ -100,12 +107,14 @@ def show_progress(unit: str) -> Iterator[Progress]:
     from rich.progress import Progress as Bar
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TextColumn("{task.fields[rate]}"))
-    with Bar(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bar:
+    with Bar(
+        *columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False), console=Console(stderr=True)
+    ) as bar:
         task = bar.add_task("", total=None, rate="", note="")
         started = time.monotonic()
 
         def show(done: int, total: int | None, note: str = "") -> None:
             rate = done / max(time.monotonic() - started, 1e-9)
-            bar.update(task, completed=done, total=total, note=note, rate=f"{rate:.1f}/s")
+            bar.update(task, completed=done, total=total, note=_one_line(note), rate=f"{rate:.1f}/s")
 
         yield show

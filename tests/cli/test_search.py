@@ -133,3 +133,10 @@ def test_forget_and_index_with_their_options(tmp_path: Path, capsys: pytest.Capt
     assert "--watch" in capsys.readouterr().err
     assert cli.main(["index", *where, "--model", newer, "--beside", "--retry-refused", *limits]) == 0
     assert json.loads(capsys.readouterr().out)["files"] == 2  # forgotten, but still in the folder
+
+
+def test_files_are_listed_by_paths_that_other_verbs_take(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status", "--index", str(made / "index"), "--files"]) == 0
+    listed = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
+    assert listed == [str(made / "media" / f"clip{number}.mp4") for number in range(4)]
+    assert asked(made, capsys, "--like", f"{listed[2]}@1")

@@ -242,4 +242,8 @@ def test_verbs(place: Path, classifier: Embedder, capsys: pytest.CaptureFixture[
     words = ["search", "--index", str(place), "--like", "0.mp4@1", "--labelled", "door", "--json"]
     assert cli.main(words) == 0
     assert all("door" in hit["labels"] for hit in json.loads(capsys.readouterr().out))
+    assert cli.main(["search", "--index", str(place), "--like", "0.mp4@1", "--labelled", "dor"]) == 1
+    assert "has the label 'dor'; there are" in capsys.readouterr().err
+    assert cli.main(["search", "--index", str(place), "--label", "bell", "--page", "0"]) == 1
+    assert "pages from 1 on" in capsys.readouterr().err
     assert cli.main(["label", "nothing-there", "--index", str(place)]) == 1

@@ -159,7 +159,7 @@ class Label:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """Find moments by sounds, pictures, clips or moments of the index. Prints file, start, end, score."""
+    """Find moments by sounds, pictures, clips or moments of the index. Prints file, start, end, score, what matched."""
 
     sound: tuple[Path, ...] = ()
     """Files with sound: where else does this sound, or where does it look like this? Several are one question."""
@@ -263,6 +263,10 @@ class Search:
 
     def hits(self, index: "Index") -> "list[Hit]":
         """The hits; where there are none, says so, and what was left out of a query."""
+        from lookhear.search.labels import check_label
+
+        if self.labelled is not None:  # a name that nothing has would look like a library without the sound
+            check_label(index, self.labelled)
         request = index.request(
             sound=self.sound,
             picture=self.picture,
@@ -335,7 +339,8 @@ class Status:
 
         status = Index(self.index).status()
         if self.files and not self.json:
-            print_rows([(row.path, row.status, row.reason) for row in status.files])
+            # whole paths, as other verbs take them: two libraries may hold files of the same name
+            print_rows([(row.full_path, row.status, row.reason) for row in status.files])
         else:
             record = to_dict(status)
             if not self.files:

@@ -129,6 +129,13 @@ def _stretches(
     )
 
 
+def check_label(index: Index, name: str) -> None:
+    """Raises IndexStateError, with some labels that there are, where no file has a stretch of this label."""
+    files = index.library().files
+    if not any(file.labels and file.labels.named(name) for file in files):
+        raise IndexStateError(_unknown(index, name, files))
+
+
 def find_label(
     index: Index,
     name: str,
@@ -144,9 +151,8 @@ def find_label(
     IndexStateError where no file has such a label, or for a page that cannot be.
     """
     check_page(top, page)
+    check_label(index, name)
     files, passes = narrowed(index.library().files, where)
-    if not any(file.labels and file.labels.named(name) for file in files):
-        raise IndexStateError(_unknown(index, name, files))
     found = [
         (file, stretch)
         for file, is_in in zip(files, passes.tolist(), strict=True)
