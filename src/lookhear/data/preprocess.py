@@ -165,7 +165,7 @@ def _log_mel_of_part(waveform: Tensor, tables: "_Tables") -> Tensor:
         some = slice(begin, min(begin + block, num_frames))
         windowed = padded[:, : some.stop - begin]
         torch.sub(emphasised[:, some], mean[:, some], out=windowed[..., :frame]).mul_(tables.window)
-        windowed[..., 0] = 0.0  # also where what is before the frame is no number
+        windowed[..., 0].zero_()  # also where what is before the frame is no number
         parts = squares[:, : some.stop - begin].copy_(torch.view_as_real(torch.fft.rfft(windowed))).square_()
         torch.add(parts[..., 0], parts[..., 1], out=power[:, some])
     rows = power.flatten(0, 1)
