@@ -134,6 +134,7 @@ def test_another_demo_in_the_same_folder_is_refused(made: tuple[Path, dict[str, 
         _run(out, settings=DemoSettings(learn=16, held_out=18, run=("steps=4", *TINY[1:])))
 
 
+@pytest.mark.ci
 def test_own_videos(made: tuple[Path, dict[str, Any], list[str]], tmp_path: Path) -> None:
     """Few videos without truth: what needs truth is null with a reason, and the batch is what can be filled."""
     media = tmp_path / "my videos"
@@ -177,6 +178,7 @@ def _folder(path: Path, *names: str) -> Path:
     return path
 
 
+@pytest.mark.ci
 def test_the_verb_prints_the_main_figures(
     made: tuple[Path, dict[str, Any], list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -101,6 +101,7 @@ def test_time_ends_the_repeats() -> None:
     assert found["float32"].forward is None
 
 
+@pytest.mark.ci
 def test_verb(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
     words = ["bench", "step", "--repeats", "2", "--peak-size", "32", "--batch-size", "2", "--device", "cpu", "--json"]

@@ -197,6 +197,7 @@ def test_workers_pass_on_what_a_user_can_mend(store: Store) -> None:
             list(make_feed(dataset, batch_size=2, start=0, stop=2, num_workers=num_workers))
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_worker_that_is_killed_is_a_sentence(store: Store) -> None:
     dataset = WindowDataset(store, CONFIG)

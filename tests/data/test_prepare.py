@@ -499,6 +499,7 @@ def test_labels_must_fit_the_source(own_media: Path, tmp_path: Path) -> None:
 # ---- real clips
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", ["clips", "formats"])
 def test_real_files(tmp_path: Path, kind: str) -> None:
     root = os.environ.get("LOOKHEAR_TEST_MEDIA")
