@@ -78,6 +78,13 @@ def slides(seed: int, seconds: float, *, height: int = 48, width: int = 64, rate
     return np.repeat(np.repeat(np.stack(frames), 16, axis=1), 16, axis=2)
 
 
+def make_clips(folder: Path, count: int, *, seconds: float = 1.5, longer: float = 0.0) -> Path:
+    """`count` clips in two folders, each `longer` than the one before."""
+    for number in range(count):
+        make_clip(folder / f"sub{number % 2}" / f"clip{number}.mp4", number, seconds=seconds + longer * number)
+    return folder
+
+
 def make_clip(path: Path, seed: int, *, seconds: float = 2.0, picture: bool = True, sound: bool = True) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_video(

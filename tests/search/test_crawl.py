@@ -24,7 +24,7 @@ from lookhear.search import index as indexing
 from lookhear.search.crawl import CrawlSummary, index
 from lookhear.search.forget import forget
 from lookhear.search.index import FileRow, Index
-from tiny_embedder import RATE, classifier_embedder, make_clip, tiny_embedder, tune
+from tiny_embedder import RATE, classifier_embedder, make_clip, make_clips, tiny_embedder, tune
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +35,7 @@ def embedder(tmp_path_factory: pytest.TempPathFactory) -> Embedder:
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six clips and one sound."""
-    folder = tmp_path_factory.mktemp("originals")
-    for number in range(6):
-        make_clip(folder / f"sub{number % 2}" / f"clip{number}.mp4", number, seconds=2.0 + 0.3 * number)
+    folder = make_clips(tmp_path_factory.mktemp("originals"), 6, seconds=2.0, longer=0.3)
     write_sound(folder / "sound.wav", tune(50, 2.0), RATE)
     return folder
 

@@ -23,7 +23,7 @@ from lookhear.search import crawl as crawling
 from lookhear.search.crawl import index
 from lookhear.search.forget import forget
 from lookhear.search.index import Index
-from tiny_embedder import make_clip, save_tiny, tiny_embedder
+from tiny_embedder import make_clip, make_clips, save_tiny, tiny_embedder
 
 SECONDS = 2.0
 
@@ -36,10 +36,7 @@ def embedder(tmp_path_factory: pytest.TempPathFactory) -> Embedder:
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six clips of one length."""
-    folder = tmp_path_factory.mktemp("originals")
-    for number in range(6):
-        make_clip(folder / f"sub{number % 2}" / f"clip{number}.mp4", number, seconds=SECONDS)
-    return folder
+    return make_clips(tmp_path_factory.mktemp("originals"), 6, seconds=SECONDS)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from lookhear.embedder import Embedder
 from lookhear.errors import IndexStateError
 from lookhear.search.crawl import CrawlSummary, index
 from lookhear.search.index import Index
-from tiny_embedder import make_clip, tiny_embedder
+from tiny_embedder import make_clip, make_clips, tiny_embedder
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +22,7 @@ def embedder(tmp_path_factory: pytest.TempPathFactory) -> Embedder:
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five clips."""
-    folder = tmp_path_factory.mktemp("originals")
-    for number in range(5):
-        make_clip(folder / f"sub{number % 2}" / f"clip{number}.mp4", number, seconds=1.5)
-    return folder
+    return make_clips(tmp_path_factory.mktemp("originals"), 5)
 
 
 @pytest.fixture

@@ -116,8 +116,8 @@ def log_mel(waveform: Tensor, *, sample_rate: int = 16000, num_mel_bins: int = 1
 
     T = 1 + (S - 400) // 160 at 16 kHz; 0 where S is shorter than one frame. Equal, within float32 rounding, to Kaldi's
     `compute-fbank-feats` (povey's fbank) with HTK mels, a symmetric Hann window, no dither, no energy, snip_edges,
-    20 Hz to half the sample rate. Computed in float32 on the waveform's device even under autocast. The slow, obvious
-    form is in tests/data/test_preprocess.py.
+    20 Hz to half the sample rate. On the waveform's device, in the same precision under autocast, without gradients.
+    The slow, obvious form is in tests/data/test_preprocess.py.
     """
     frame, hop = frame_and_hop(sample_rate)
     shape = waveform.shape[:-1]

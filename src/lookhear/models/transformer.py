@@ -48,8 +48,9 @@ def attend(qkv: Tensor) -> Tensor:
     and a softmax are faster, in pieces that stay in the cache. Timings: docs/performance.md.
     """
     rows, length, _, heads, _ = qkv.shape
-    small = not torch.is_grad_enabled() or rows * heads * length**2 * qkv.element_size() <= KEPT_BYTES
-    if small and qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16:
+    # without gradients no weights are kept
+    fits = not torch.is_grad_enabled() or rows * heads * length**2 * qkv.element_size() <= KEPT_BYTES
+    if fits and qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16:
         return attend_in_pieces(qkv)
     query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
     return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
