@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lookhear.errors import IndexStateError
 from lookhear.search.filters import Where
 from lookhear.search.index import Index
 from lookhear.search.labels import find_label
@@ -50,6 +51,15 @@ def test_hits_have_labels_and_a_search_can_be_kept_to_one(made: Made, labelled: 
     assert kept["hits"]
     assert all("bell" in hit["labels"] for hit in kept["hits"])
     assert kept["chance_score"] is not None
+    refused = labelled.client.post("/api/search", json={"examples": [example], "filters": {"label": "thunder"}})
+    assert (refused.status_code, "there are bell, door" in refused.json()["error"]) == (409, True)
+
+
+def test_a_name_that_nothing_has_is_refused_in_python(made: Made, place: Path, labelled: Running) -> None:
+    moment = f"{made.clip(0)}@3"
+    assert Index(place).search(like=moment, where=Where(label="Bell"))
+    with pytest.raises(IndexStateError, match="there are bell, door"):
+        Index(place).search(like=moment, where=Where(label="thunder"))
 
 
 def test_a_label_alone_lists_its_moments(made: Made, labelled: Running, place: Path) -> None:

@@ -263,10 +263,6 @@ class Search:
 
     def hits(self, index: "Index") -> "list[Hit]":
         """The hits; where there are none, says so, and what was left out of a query."""
-        from lookhear.search.labels import check_label
-
-        if self.labelled is not None:  # a name that nothing has would look like a library without the sound
-            check_label(index, self.labelled)
         request = index.request(
             sound=self.sound,
             picture=self.picture,

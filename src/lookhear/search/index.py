@@ -41,7 +41,7 @@ from lookhear.search.facts import (
     switch_to_next,
     write_facts,
 )
-from lookhear.search.labelled import from_text
+from lookhear.search.labelled import check_label, from_text
 from lookhear.search.large import AnyLibrary, Calibrations, scanned_library
 from lookhear.search.lease import LASTING, Right, right_to_write
 from lookhear.search.library import LIKENESS, LibraryFile
@@ -270,7 +270,8 @@ class Index:
 
         `within` says what of the library is compared, `balance` how much its sound counts beside its pictures, and
         `likeness` how much looks count beside meaning (`query.find_moments`), `where` which of its files. Raises
-        IndexStateError where the model of the index is no longer the one that made the request.
+        IndexStateError where the model of the index is no longer the one that made the request, and for a label that
+        nothing has.
         """
         from lookhear.search.large import find_hits
         from lookhear.search.query import Terms
@@ -293,6 +294,8 @@ class Index:
                     f"{self.path} is now of another model than this request was made with; make it again"
                 )
             library = self._current_library()
+            if where is not None and where.label is not None:  # else it would look like a library without the sound
+                check_label(where.label, [file.labels for file in library.files], self.path)
             return find_hits(library, terms, functools.partial(self._calibrations.of, library, likeness))
 
         return self._steadily(found)

@@ -1,9 +1,13 @@
 """What a classifier found in a file, as an index keeps it: `labels.py` makes it, searches read it."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
+
+from lookhear.errors import IndexStateError
+
+_SHOWN = 10  # names of labels in a sentence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,17 @@ def labels_between(labels: FileLabels | None, start_seconds: float, end_seconds:
         return ()
     found = [each for each in labels.stretches if each.meets(start_seconds, end_seconds)]
     return tuple(dict.fromkeys(each.label for each in sorted(found, key=lambda each: -each.score)))
+
+
+def check_label(name: str, files: Sequence[FileLabels | None], index: object) -> None:
+    """Raises IndexStateError, with some labels that there are, where none of the files of `index` has this one."""
+    if any(labels is not None and labels.named(name) for labels in files):
+        return
+    known = list(counted(files))
+    if not known:
+        raise IndexStateError(f"{index} has no labels; make them with `lookhear label MODEL --index {index}`")
+    more = ", ..." if len(known) > _SHOWN else ""
+    raise IndexStateError(f"no moment of {index} has the label '{name}'; there are {', '.join(known[:_SHOWN])}{more}")
 
 
 def counted(files: Iterable[FileLabels | None]) -> dict[str, int]:

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lookhear.errors import IndexStateError, MediaError
+from lookhear.errors import MediaError
 from lookhear.progress import Progress, quiet
 from lookhear.search.bucket import Place
 from lookhear.search.filters import Where, narrowed
 from lookhear.search.index import Index
-from lookhear.search.labelled import FileLabels, LabelledStretch, counted, from_text, labels_between, to_text
+from lookhear.search.labelled import FileLabels, LabelledStretch, check_label, from_text, labels_between, to_text
 from lookhear.search.library import LibraryFile
 from lookhear.search.query import Hit, check_page
 from lookhear.search.summary import Refused
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 TOP_LABELS = 3
 _WRITE_SECONDS = 5.0
-_SHOWN = 10  # names of labels in a sentence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,13 +128,6 @@ def _stretches(
     )
 
 
-def check_label(index: Index, name: str) -> None:
-    """Raises IndexStateError, with some labels that there are, where no file has a stretch of this label."""
-    files = index.library().files
-    if not any(file.labels and file.labels.named(name) for file in files):
-        raise IndexStateError(_unknown(index, name, files))
-
-
 def find_label(
     index: Index,
     name: str,
@@ -151,8 +143,8 @@ def find_label(
     IndexStateError where no file has such a label, or for a page that cannot be.
     """
     check_page(top, page)
-    check_label(index, name)
     files, passes = narrowed(index.library().files, where)
+    check_label(name, [file.labels for file in files], index.path)
     found = [
         (file, stretch)
         for file, is_in in zip(files, passes.tolist(), strict=True)
@@ -178,11 +170,3 @@ def _hit(file: LibraryFile, stretch: LabelledStretch) -> Hit:
         copies=tuple(map(str, file.copies)),
         labels=labels_between(file.labels, stretch.start_seconds, stretch.end_seconds),
     )
-
-
-def _unknown(index: Index, name: str, files: Sequence[LibraryFile]) -> str:
-    known = list(counted(file.labels for file in files))
-    if not known:
-        return f"{index.path} has no labels; make them with `lookhear label MODEL --index {index.path}`"
-    more = ", ..." if len(known) > _SHOWN else ""
-    return f"no moment of {index.path} has the label '{name}'; there are {', '.join(known[:_SHOWN])}{more}"
