@@ -244,7 +244,7 @@ class Assistant:
         index = index.model_copy(update={"labels": 0 if embedder is None else len(embedder.labels)})
         skipped = index.counts.get("refused", 0)
         answer = (
-            f"{index.files} files in {len(index.libraries)} folders, {index.seconds / 3600:.2f} hours, "
+            f"{index.files} files in {len(index.libraries)} folder(s), {index.seconds / 3600:.2f} hours, "
             f"{index.moments} moments; {skipped} files were skipped"
         )
         return DescribeAnswer(answer=answer, index=index)

@@ -61,7 +61,7 @@ def test_all_that_can_be_asked_is_what_python_finds(made: Path, capsys: pytest.C
     [
         (("--at-least", "99"), "nothing here: no moment reaches 99, the best of page 1 has "),
         (("--page", "99"), "nothing here: there is no page 99"),
-        (("--name", "nothing"), "that the filters let pass"),
+        (("--name", "nothing"), "and passes the filters (name nothing)"),
     ],
 )
 def test_nothing_here(made: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], sentence: str) -> None:

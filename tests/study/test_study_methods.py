@@ -44,19 +44,12 @@ ROWS = method_rows(epochs=8, clips=480, classes=KINDS)
 PICTURES: dict[str, Any] = {"picture_height": 24, "picture_width": 32}
 
 
-def clips_alone(row: MethodRow) -> bool:
-    return row.run.modalities == "visual"
-
-
 def test_rows_have_one_size_and_as_many_steps_on_as_many_clips() -> None:
-    pairs = [row.run for row in ROWS.values() if row.run.modalities == "both"]
-    sizes = [encoder_parameters(run) for run in pairs]
-    assert max(sizes) <= 1.2 * min(sizes)
-    # of methods that see pictures alone, the encoder is the seeing half of the others
-    halves = [encoder_parameters(row.run) for name, row in ROWS.items() if clips_alone(row) and name != PICTURE_TEACHER]
+    sizes = {name: encoder_parameters(row.run) for name, row in ROWS.items()}
+    teachers = {SOUND_TEACHER, PICTURE_TEACHER}  # of one modality, and a single picture
+    compared = [size for name, size in sizes.items() if name not in teachers]
+    assert min(compared) >= 0.8 * max(compared)
     whole = ROWS[AVID_CROSS].run
-    seeing = encoder_parameters(dataclasses.replace(whole, model=dataclasses.replace(whole.model, audio=None)))
-    assert max(*halves, seeing) <= 1.2 * min(*halves, seeing)
     for name, row in ROWS.items():
         row.run.check()
         assert row.run.data.batch_size == whole.data.batch_size
@@ -107,7 +100,8 @@ def test_what_a_window_costs() -> None:
     """Pictures through 2-D convolutions and a sound, against eight pictures through R(2+1)D."""
     student, teacher = ROWS[STUDENT].run, ROWS[LABELS_ALONE].run
     assert window_megaflops(student) < 0.4 * window_megaflops(teacher)
-    assert step_gigaflops(teacher) == pytest.approx(3 * 16 * window_megaflops(teacher) / 1e3, rel=0.2)
+    # a backward pass is two forward ones, but of the first convolution, whose input needs no gradient, one
+    assert 2.0 < step_gigaflops(teacher) / (16 * window_megaflops(teacher) / 1e3) < 3.0
 
 
 # ---- the whole of it, very small

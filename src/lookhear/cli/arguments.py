@@ -7,7 +7,18 @@ from typing import Annotated
 import tyro
 
 from lookhear.errors import UserError
+from lookhear.media.clock import read_clock
 
+Seconds = Annotated[
+    float,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="SECONDS",
+        instance_from_str=lambda texts: read_clock(texts[0]),
+        is_instance=lambda value: isinstance(value, float),
+        str_from_instance=lambda value: [str(value)],
+    ),
+]
 IndexPlace = Annotated[str, tyro.conf.arg(metavar="DIR")]
 Set = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="NAME=VALUE"), tyro.conf.UseAppendAction]
 

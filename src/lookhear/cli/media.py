@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from lookhear.cli.arguments import Set
+from lookhear.cli.arguments import Seconds, Set
 from lookhear.config import override
 from lookhear.console import print_record, print_rows, show_progress
 from lookhear.errors import UserError
@@ -24,8 +24,8 @@ class Localize:
     """A video file with sound."""
     model: str
     """A checkpoint or a run folder."""
-    at: float = 0.0
-    """The moment, in seconds on the file's clock."""
+    at: Seconds = 0.0
+    """The moment, on the file's clock, as 12.5 or 1:02.5."""
     out: Path = Path("heat.png")
     """What to write: a picture, or with .mp4 a video of the stretch that begins there, with its sound. Nothing that
     is there already is replaced."""
@@ -111,8 +111,8 @@ class Inpaint:
     """A media file; what it lacks can be made from the other with visual=1 or audio=1."""
     model: str
     """A checkpoint with a decoder, or a run folder."""
-    at: float = 0.0
-    """The moment, in seconds on the file's clock; the window around it is filled in."""
+    at: Seconds = 0.0
+    """The moment, on the file's clock, as 12.5 or 1:02.5; the window around it is filled in."""
     out: Path = Path("inpainting")
     """A new or empty folder for the pictures and sounds."""
     picture_box: str | None = None

@@ -256,9 +256,12 @@ class Search:
         counter_examples = (self.not_sound, self.not_picture, self.not_clip, self.not_like)
         if any((*examples, *counter_examples)):
             raise UserError("--label is asked alone; with examples, --labelled NAME leaves out what has no such label")
-        hits = find_label(index, name, where=self._where(), top=self.top, page=self.page, at_least=self.at_least)
+        if (self.within, self.balance, self.likeness) != (Search.within, Search.balance, Search.likeness):
+            raise UserError("--in, --balance and --likeness say how examples are compared, which --label has none of")
+        where = self._where()
+        hits = find_label(index, name, where=where, top=self.top, page=self.page, at_least=self.at_least)
         if not hits:
-            say(f"nothing here: no stretch that was labelled '{name}' is on this page and passes the filters")
+            say(f"nothing here: no stretch that was labelled '{name}' is on page {self.page}{where.and_passes}")
         return hits
 
     def hits(self, index: "Index") -> "list[Hit]":
@@ -300,7 +303,7 @@ class Search:
             elif page > 1:
                 say(f"nothing here: there is no page {page}")
             else:
-                say("nothing here: the index has no moment that can be compared and that the filters let pass")
+                say(f"nothing here: the index has no moment that can be compared{where.and_passes}")
         return hits
 
     def _where(self) -> "Where":

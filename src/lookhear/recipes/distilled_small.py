@@ -1,7 +1,8 @@
 """Listen to Look, distillation of stages and CCL, small enough to be learned on a laptop from made scenes.
 
-Windows are 0.8 s with eight pictures of 96 x 72, so that a clip costs more than a picture; encoders are as wide as in
-methods_small.py. Their store keeps every picture of the scenes:
+Windows are 0.8 s with eight pictures of 96 x 72, so that a clip costs more than a picture. The clip network is
+R(2+1)D with one block a stage; the two networks of a student are about as large together. Their store keeps every
+picture of the scenes:
 
     lookhear prepare SCENES --store STORE --labels SCENES/labels.csv --set frames_per_second=12.5
 """
@@ -20,9 +21,10 @@ from lookhear.objectives.supervised import SupervisedConfig
 from lookhear.recipes.tiny import tiny
 from lookhear.training.run import DataConfig, Run
 
-WIDTH = 120
+WIDTH = 144  # of the clip network and of the teachers of CCL
+STUDENT_WIDTH = 128  # of each of the two networks of a student
 PICTURES = 8
-_TWO_D = EncoderConfig(width=WIDTH, blocks=(1, 1, 1, 1), stem_pool=False)
+_TWO_D = EncoderConfig(width=WIDTH, blocks=(1, 1, 1, 1), strides=(2, 2, 2, 1), stem_pool=False)
 _CLIP = replace(_TWO_D, kind="r2plus1d")
 
 
@@ -134,12 +136,13 @@ def _classifier(
         ),
         num_classes=1,
         mode="both" if both else "audio" if audio is not None else "visual",
-        fusion=(2 * WIDTH, WIDTH) if both else None,
+        fusion=(STUDENT_WIDTH, WIDTH) if both else None,
     )
 
 
 def _student() -> StreamClassifierConfig:
-    return _classifier(audio=replace(_TWO_D, pooling="frequency"), visual=replace(_TWO_D, pictures="first"))
+    light = replace(_TWO_D, width=STUDENT_WIDTH)
+    return _classifier(audio=replace(light, pooling="frequency"), visual=replace(light, pictures="first"))
 
 
 def _small(name: str, model: StreamClassifierConfig, objective: Any) -> Run:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from lookhear.errors import MediaError, UserError, reason_of
+from lookhear.media.clock import write_clock
 from lookhear.media.decode import read_clip
 from lookhear.media.info import MediaInfo
 from lookhear.media.probe import probe
@@ -80,9 +81,10 @@ def _draw_cell(sheet: Image.Image, left: int, top: int, rank: int, hit: Hit, fon
     except (MediaError, OSError) as error:
         reason = _shortened(plain_text(reason_of(error)), font, PICTURE_WIDTH - 2 * MARGIN)
         draw.text((left + MARGIN, top + PICTURE_HEIGHT // 2), reason, fill=_INK, font=font)
+    span = f"{write_clock(hit.start_seconds)} to {write_clock(hit.end_seconds)}"
     lines = (
         (f"{rank}. {plain_text(Path(hit.path).name)}", _INK),
-        (f"{_clock(hit.start_seconds)} to {_clock(hit.end_seconds)}, score {hit.score:.2f}, {hit.matched}", _INK),
+        (f"{span}, score {hit.score:.2f}, {hit.matched}", _INK),
         (plain_text(str(Path(hit.path).parent)), _FAINT),
     )
     for number, (text, colour) in enumerate(lines):
@@ -117,15 +119,6 @@ def _draw_wave(draw: ImageDraw.ImageDraw, left: int, top: int, hit: Hit) -> None
     middle = top + PICTURE_HEIGHT // 2
     for column, height in enumerate(heights):
         draw.line((left + column, middle - round(height), left + column, middle + round(height)), fill=_WAVE)
-
-
-def _clock(seconds: float) -> str:
-    """Hours, minutes and seconds to the hundredth, without leading zeros."""
-    hundredths = round(abs(seconds) * 100)
-    minutes, rest = divmod(hundredths, 6000)
-    hours, minutes = divmod(minutes, 60)
-    text = f"{minutes}:{rest // 100:02d}.{rest % 100:02d}"
-    return ("-" if seconds < 0 else "") + (f"{hours}:{text:0>8}" if hours else text)
 
 
 def _shortened(text: str, font: Font, width: int) -> str:

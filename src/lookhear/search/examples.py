@@ -1,6 +1,5 @@
 """`Request`: what is looked for, made of examples and counter-examples, which are files or moments of the index."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 
 from lookhear.errors import IndexStateError, MediaError
+from lookhear.media.clock import read_clock
 from lookhear.media.info import MediaInfo
 from lookhear.media.probe import probe
 from lookhear.search.facts import IndexFacts
@@ -277,23 +277,15 @@ def read_moment(text: str) -> NamedMoment:
         if not at or not name:
             raise ValueError
         first, dash, last = times.partition("-")
-        start = _clock(first)
-        end = _clock(last) if dash else start
-        if not 0.0 <= start <= end < math.inf:  # not a number neither
+        start = read_clock(first)
+        end = read_clock(last) if dash else start
+        if not 0.0 <= start <= end:
             raise ValueError
     except ValueError:
         raise IndexStateError(
             f"'{text}' names no moment; write FILE@SECONDS or FILE@START-END, as tape.mp4@12.5 or tape.mp4@1:02-1:05"
         ) from None
     return NamedMoment(file=name, start_seconds=start, end_seconds=end)
-
-
-def _clock(text: str) -> float:
-    """Seconds of `12.5`, `1:02.5` or `1:00:02.5`. Raises ValueError."""
-    seconds = 0.0
-    for part in text.split(":"):
-        seconds = seconds * 60.0 + float(part)
-    return seconds
 
 
 def _rank_of(library: Moments, name: str) -> int:

@@ -2,7 +2,7 @@
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
@@ -76,6 +76,17 @@ class Where:
             for stretch in file.labels.named(self.label):
                 passes[own] |= (stretch.start_seconds < end_seconds[own]) & (stretch.end_seconds > start_seconds[own])
         return passes
+
+    @property
+    def and_passes(self) -> str:
+        """The end of a sentence about what there is not: ` and passes the filters (name *.mov)`; empty without one."""
+        asked = {field.name: getattr(self, field.name) for field in fields(self)}
+        shown = [
+            f"{name.removesuffix('_seconds')} {' or '.join(value) if isinstance(value, tuple) else value}"
+            for name, value in asked.items()
+            if value not in (None, ())
+        ]
+        return f" and passes the filters ({', '.join(shown)})" if shown else ""
 
     @cached_property
     def _folders(self) -> tuple[Path, ...]:

@@ -29,7 +29,7 @@ NAMED = "its own head"
 CHANCE_NAMED = "chance of naming"
 CLIPS = 16  # in a step
 PAIR_WINDOWS = 2  # of each clip in a step, of methods that compare sound with three pictures
-NAMED_WINDOWS = 1  # of those that learn or are taught names, from eight pictures: as much work a step
+NAMED_WINDOWS = 1  # of those that learn or are taught names, from eight pictures
 NEGATIVES = 256
 
 

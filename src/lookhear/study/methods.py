@@ -44,7 +44,7 @@ class MethodsSettings:
     """pixels of the scenes"""
     height: int = 120
     """pixels of the scenes"""
-    epochs: int = 16
+    epochs: int = 28
     """passes over the scenes to learn from; a multiple of 4"""
     claim_seeds: int = 3
     """runs of every row that a claim is about"""

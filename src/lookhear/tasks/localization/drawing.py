@@ -39,6 +39,17 @@ def spectrogram_picture(
     return picture[:, ::-1].round().astype(np.uint8)
 
 
+def check_picture_name(path: str | Path, *, also: tuple[str, ...] = ()) -> None:
+    """Raises UserError where nothing is written to files named like `path`; `also` are suffixes besides pictures'."""
+    from PIL import Image
+
+    suffix = Path(path).suffix.lower()
+    writes = {known for known, kind in Image.registered_extensions().items() if kind in Image.SAVE}
+    if suffix not in writes and suffix not in also:
+        names = " or ".join(f"heat{known}" for known in (".png", *also))
+        raise UserError(f"cannot write {path}: '{suffix}' is no picture; name a file such as {names}")
+
+
 def save_picture(path: str | Path, picture: np.ndarray) -> None:
     """Writes a picture by the suffix of `path`. Raises UserError where that cannot be done."""
     from PIL import Image

@@ -16,7 +16,7 @@ from lookhear.data.sampling import nearest_frames
 from lookhear.errors import MediaError, UserError
 from lookhear.progress import Progress, quiet
 from lookhear.tasks.localization.crop import Box, model_crop
-from lookhear.tasks.localization.drawing import overlay, save_picture, spectrogram_picture
+from lookhear.tasks.localization.drawing import check_picture_name, overlay, save_picture, spectrogram_picture
 from lookhear.tasks.localization.heat import HeatConfig, heat_grid
 from lookhear.tasks.localization.maps import SoundMap, read_moment, sound_map
 from lookhear.tasks.localization.visibility import Visibility
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # Shown on stderr without any setting up, from Python too.
 _log = logging.getLogger("lookhear")
+VIDEO = ".mp4"
 FRAMES_PER_SECOND = 25.0  # of an overlay video
 SHORT_SIDE = 360  # to which its pictures are shrunk
 MAP_ENLARGED = 3  # pixels of a spectrogram picture for each mel bin and spectrogram frame
@@ -66,6 +67,7 @@ def localize(
     """
     from lookhear import embedder
 
+    check_picture_name(out, also=(VIDEO,))
     loaded = embedder.load(model)
     visibility = None if calibration is None else Visibility.load(calibration, loaded)
     if visibility is not None and visibility.doubts:
@@ -74,7 +76,7 @@ def localize(
             calibration,
             visibility.doubts,
         )
-    if Path(out).suffix.lower() != ".mp4":
+    if Path(out).suffix.lower() != VIDEO:
         found = locate(loaded, media, at_seconds, config, visibility)
         shown = found.frame if found.place.visible is False else overlay(found.frame, found.heat)
         save_picture(out, shown)
@@ -105,6 +107,7 @@ def localize_sound(
     """
     from lookhear import embedder
 
+    check_picture_name(out)
     found = sound_map(embedder.load(model), media, at_seconds, box=region, config=config)
     picture = overlay(spectrogram_picture(found.log_mel), found.heat[::-1])
     save_picture(out, picture.repeat(MAP_ENLARGED, axis=1).repeat(MAP_ENLARGED, axis=2))
