@@ -76,6 +76,7 @@ def test_what_is_wrong_is_said(made: Path, capsys: pytest.CaptureFixture[str]) -
     for words, sentence in (
         ((), "nothing to search by"),
         (("--like", "clip2.mp4"), "FILE@SECONDS"),
+        (("--label", "bell", "--in", "sound"), "which --label has none of"),
         (("--like", "clip2.mp4@1", "--after", "soon"), "is no date"),
         (("--like", "clip2.mp4@1", "--balance", "7"), "balance is 7"),
         (("--like", "clip2.mp4@1", "--balance", "-0.1"), "balance is -0.1"),

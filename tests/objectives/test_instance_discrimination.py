@@ -382,9 +382,9 @@ def test_a_model_of_one_modality_knows_its_clips_by_itself() -> None:
 
 def test_what_cannot_be_is_said() -> None:
     model = make_model()
-    with pytest.raises(ConfigError, match=r"13 clips, 1 of which .* at most 12"):
+    with pytest.raises(ConfigError, match=r"of 13 clips each has 1 that can be no negative; .* at most 12"):
         build(InstanceDiscriminationConfig(), model)
-    with pytest.raises(ConfigError, match=r"4 of which .*agreement\.count"):
+    with pytest.raises(ConfigError, match=r"each has 4 that .*agreement\.count"):
         build(replace(METHODS["cma"], keys=replace(AGREEING, num_negatives=10)), model)
     with pytest.raises(ConfigError, match="a window's own modality is the window itself"):
         InstanceDiscriminationConfig(table=WITHIN, keys=StepKeys())

@@ -185,8 +185,8 @@ class BankKeys:
         taken = 1 + (0 if self.agreement is None else self.agreement.count)
         if self.num_negatives > num_instances - taken:
             raise ConfigError(
-                f"there are {num_instances} clips, {taken} of which are no negatives of a clip, and num_negatives is "
-                f"{self.num_negatives}; set objective.keys.num_negatives to at most {max(num_instances - taken, 0)}"
+                f"num_negatives is {self.num_negatives}, but of {num_instances} clips each has {taken} that can be no "
+                f"negative; set objective.keys.num_negatives to at most {max(num_instances - taken, 0)}"
                 + ("" if self.agreement is None else ", or a smaller objective.keys.agreement.count")
             )
         if self.agreement is not None and len(sides) < 2:

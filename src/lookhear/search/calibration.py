@@ -18,6 +18,7 @@ NUM_PAIRS = 20_000
 MIN_PAIRS = 50
 NUM_KNOTS = 200
 TAIL_SHARE = 0.01
+LEAST_EXCESS = 0.1
 # As many pairs of chance as are laid to the library's own pairs before they are believed to match better than chance.
 PRIOR_PAIRS = 10
 NEUTRAL_SURPRISE = math.log10(2.0)
@@ -31,7 +32,9 @@ class Calibration:
     """The distribution of the cosines of random pairs, and how much better the library's own pairs are.
 
     Up to the last `TAIL_SHARE` of the sample it is the sample itself; beyond, the tail falls exponentially with the
-    sample's mean excess, so that the order of cosines is kept where the sample ends.
+    sample's mean excess, so that the order of cosines is kept where the sample ends. In a sample of few pairs the
+    highest can lie together by accident, as if nothing could be higher: the excess counts as `LEAST_EXCESS` standard
+    deviations at least (of a normal distribution it is a third of one).
     """
 
     mean: float  # of random pairs
@@ -68,7 +71,7 @@ def fit(sample: np.ndarray, *, width: float) -> Calibration:
     cosine = np.unique(ordered[rank])
     # The share that is at least as high; never 0.
     share = (size - np.searchsorted(ordered, cosine, side="left")) / size
-    excess = max(float(np.mean(ordered[size - tail :] - cosine[-1])), 1e-4)
+    excess = max(float(np.mean(ordered[size - tail :] - cosine[-1])), LEAST_EXCESS * float(ordered.std()), 1e-4)
     return Calibration(
         mean=float(ordered.mean()),
         cosine=cosine,

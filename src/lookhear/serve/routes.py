@@ -30,6 +30,7 @@ from lookhear.serve.pictures import (
     read_heat,
 )
 from lookhear.serve.previews import PreviewJob, Previews, read_info
+from lookhear.serve.ranged import RangedFile
 from lookhear.serve.security import COOKIE, Access, Sessions, session_of
 from lookhear.serve.uploads import plain_name, read_example, receive
 from lookhear.serve.work import Workshop
@@ -192,14 +193,13 @@ async def about(file_id: FileId, serving: Serving) -> Response:
         **_problems(404),
         200: _gives("video/*", "audio/*", "application/octet-stream"),
         206: _gives("video/*", "audio/*", "application/octet-stream", "multipart/byteranges"),
-        400: {"description": "a Range that is none"},
         416: {"description": "a Range beyond the file"},
     },
 )
 async def media(file_id: FileId, serving: Serving) -> Response:
     """Its bytes, or the ranges of them that a player asks for."""
     path = await serving.path_of(file_id)
-    return FileResponse(path, media_type=media_type(path), headers={"cache-control": "private, no-cache"})
+    return RangedFile(path, media_type=media_type(path), headers={"cache-control": "private, no-cache"})
 
 
 @api.head("/files/{file_id}/preview", include_in_schema=False)
@@ -212,7 +212,6 @@ async def media(file_id: FileId, serving: Serving) -> Response:
         **_problems(404),
         200: _gives("video/mp4"),
         206: _gives("video/mp4", "multipart/byteranges"),
-        400: {"description": "a Range that is none"},
         416: {"description": "a Range beyond the preview"},
     },
 )
@@ -228,7 +227,7 @@ async def preview(
     found = await serving.previews.find(
         PreviewJob(path=str(path), start_seconds=round(start, 3), seconds=round(seconds, 3))
     )
-    return FileResponse(found, media_type="video/mp4", headers={"cache-control": "private, no-cache"})
+    return RangedFile(found, media_type="video/mp4", headers={"cache-control": "private, no-cache"})
 
 
 @api.get(

@@ -5,6 +5,7 @@ What touches media runs in limited child processes, what computes on the index o
 
 import asyncio
 import contextlib
+import logging
 import shutil
 import tempfile
 import threading
@@ -22,6 +23,7 @@ from lookhear.serve.settings import ServeSettings
 
 Job = TypeVar("Job")
 Made = TypeVar("Made")
+_log = logging.getLogger(__name__)
 _PREFIX = "lookhear-serve-"
 # Threads that hand jobs to children and wait for them.
 _WAITING_THREADS = 8
@@ -72,6 +74,8 @@ class Bench:
                 raise BusyError("the server is about to stop") from None
             raise
         if done.failure is not None:
+            if done.details:  # no sentence of ours: either the file or lookhear has a defect that nobody thought of
+                _log.error("a child failed at a file in a way that is not known:\n%s", done.details)
             raise UnreadableError(done.failure)
         if isinstance(done.value, UnreadableError):
             raise done.value

@@ -161,7 +161,7 @@ def test_visible_is_doubted_where_it_was_often_wrong(tmp_path: Path, caplog: pyt
 def test_the_reverse(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     media, model = make_clip(tmp_path / "clip.mp4", 0), save_tiny(tmp_path / "model.safetensors")
     out = tmp_path / "sound.png"
-    words = ["localize", str(media), "--model", str(model), "--at", "1", "--out", str(out), *WORDS]
+    words = ["localize", str(media), "--model", str(model), "--at", "0:01", "--out", str(out), *WORDS]
     assert main([*words, "--region", "0.2,0.1,0.8,0.9", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert 0.76 <= record["seconds"] <= 1.24
@@ -181,6 +181,17 @@ def test_the_reverse(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out.unlink()
     assert main([*words, "--region", "0.2,0.1,0.1,0.9"]) == 1
     assert "no region" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*words, "--at", "noon"])
+    assert "'noon' is no time" in capsys.readouterr().err
+
+
+def test_what_no_picture_is_written_to_is_refused_before_the_model_is_read(tmp_path: Path) -> None:
+    media, nothing = make_clip(tmp_path / "clip.mp4", 0), tmp_path / "no.safetensors"
+    with pytest.raises(UserError, match=r"'.wav' is no picture; name a file such as heat.png or heat.mp4"):
+        localize(media, model=nothing, at_seconds=1.0, out=tmp_path / "heat.wav")
+    with pytest.raises(UserError, match=r"'.mp4' is no picture; name a file such as heat.png"):
+        localize_sound(media, model=nothing, at_seconds=1.0, region=(0, 0, 1, 1), out=tmp_path / "heat.mp4")
 
 
 def test_files_that_cannot_be_located_in(tmp_path: Path) -> None:
