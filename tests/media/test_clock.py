@@ -14,7 +14,7 @@ def test_a_time_is_read(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "noon", "1:", ":2", "nan", "inf", "1:2:x"])
 def test_what_is_no_time(text: str) -> None:
-    with pytest.raises(ValueError, match="is no time; write seconds as 12.5"):
+    with pytest.raises(ValueError, match="is no time; write seconds as"):
         read_clock(text)
 
 
