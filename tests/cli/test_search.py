@@ -1,13 +1,17 @@
 """If these fail, `lookhear search` finds other moments than `Index.search`, or is silent where there are none."""
 
+import importlib.resources
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from lookhear import cli
+from lookhear.cli.search import Search
 from lookhear.search.crawl import index
 from lookhear.search.index import Index
+from lookhear.search.library import LIKENESS
 from tiny_embedder import make_clip, save_tiny
 
 
@@ -70,6 +74,12 @@ def test_nothing_here(made: Path, capsys: pytest.CaptureFixture[str], words: tup
     printed = capsys.readouterr()
     assert printed.out == ""
     assert sentence in printed.err
+
+
+def test_unless_told_otherwise_the_command_the_page_and_python_weigh_looks_alike() -> None:
+    page = importlib.resources.files("lookhear.serve").joinpath("page", "index.html").read_text(encoding="utf-8")
+    (shown,) = re.findall(r'id="likeness" [^>]*value="([\d.]+)"', page)
+    assert Search.likeness == float(shown) == LIKENESS
 
 
 def test_what_is_wrong_is_said(made: Path, capsys: pytest.CaptureFixture[str]) -> None:

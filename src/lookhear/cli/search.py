@@ -187,7 +187,7 @@ class Search:
     """What of the library is compared: its sound, its pictures, or both."""
     balance: float = 0.5
     """Where both are compared, how much sound counts: 1 is sound only, 0 is picture only."""
-    likeness: float = 0.5
+    likeness: float = 0.9
     """Sound with sound, picture with picture: 1 finds this very shot, 0 what the model takes for the same."""
     folder: Path | None = None
     """Only files below this folder."""

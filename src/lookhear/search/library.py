@@ -23,7 +23,7 @@ from lookhear.search.labelled import FileLabels
 
 Modality = Literal["sound", "picture"]
 # How much looks count beside meaning within one modality, unless a search says otherwise.
-LIKENESS = 0.5
+LIKENESS = 0.9
 # Limits the memory of a search to this many numbers a moment.
 _WINDOWS_AT_ONCE = 16
 # What `Alignments` remember of where a query's windows fall: at most so many numbers.

@@ -42,7 +42,7 @@ function byLabel() {
 
 function question() {
   const least = byLabel() ? 0 : Number($("at-least").value);
-  return { ...asked(), within: radio(), balance: Number($("balance").value), at_least: least > 0 ? least : null, filters: filters(), page, page_size: PAGE_SIZE };
+  return { ...asked(), within: radio(), balance: Number($("balance").value), likeness: Number($("likeness").value), at_least: least > 0 ? least : null, filters: filters(), page, page_size: PAGE_SIZE };
 }
 
 function showOptions() {
@@ -50,6 +50,9 @@ function showOptions() {
   $("balance-says").textContent = balance === 0.5 ? "even" : balance > 0.5 ? `sound ${Math.round(100 * balance)} %` : `picture ${Math.round(100 * (1 - balance))} %`;
   $("balance-row").classList.toggle("off", radio() !== "both");
   $("balance").disabled = radio() !== "both";
+  const likeness = Number($("likeness").value);
+  $("likeness-says").textContent = likeness === 1 ? "exactly" : likeness === 0 ? "in kind" : `${Math.round(100 * likeness)} %`;
+  $("likeness").setAttribute("aria-valuetext", $("likeness-says").textContent);
   $("at-least").disabled = byLabel();
   $("at-least-row").classList.toggle("off", byLabel());
   const least = Number($("at-least").value);
