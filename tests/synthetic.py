@@ -39,6 +39,11 @@ def read_number(frame: np.ndarray) -> int:
     return sum(int(row[int((bit + 0.5) * width / NUM_BITS)] > 128) << bit for bit in range(NUM_BITS))
 
 
+def read_numbers(frames: Iterable[np.ndarray]) -> list[int]:
+    """The number of each."""
+    return [read_number(frame) for frame in frames]
+
+
 def beeps(seconds: float, times: Sequence[float], sample_rate: int = 16000, channels: int = 1) -> np.ndarray:
     """A waveform (C, S) float32, silent but for a beep that starts at each of `times`."""
     clock = np.arange(round(seconds * sample_rate)) / sample_rate

@@ -8,7 +8,7 @@ import pytest
 from lookhear.errors import MediaError
 from lookhear.media.decode import open_media, read_clip
 from lookhear.media.encode import SOUND_FORMATS, write_sound, write_video
-from synthetic import beep_onsets, beeps, numbered_frame, read_number
+from synthetic import beep_onsets, beeps, numbered_frame, read_numbers
 
 
 def _frames(count: int):
@@ -20,7 +20,7 @@ def test_a_written_video_reads_back_frame_by_frame_and_beep_by_beep(tmp_path: Pa
     waveform = beeps(2.0, [0.25, 1.75])[0]
     write_video(path, frames=_frames(50), frames_per_second=25, waveform=waveform)
     clip = read_clip(path, frames_per_second=25)
-    assert [read_number(frame) for frame in clip.frames] == list(range(50))
+    assert read_numbers(clip.frames) == list(range(50))
     np.testing.assert_allclose(clip.frame_seconds, np.arange(50) / 25, atol=1e-6)
     np.testing.assert_allclose(beep_onsets(clip.waveform), [0.25, 1.75], atol=0.003)
     assert [entry.name for entry in tmp_path.iterdir()] == ["clip.mp4"]

@@ -12,7 +12,7 @@ from lookhear.search.crawl import index
 from lookhear.serve import previews as previews_module
 from lookhear.serve.previews import PreviewJob, Previews, make_preview, plays
 from lookhear.serve.work import UnreadableError
-from synthetic import beep_onsets, make_sound, make_video, read_number
+from synthetic import beep_onsets, make_sound, make_video, read_numbers
 from tiny_embedder import save_tiny
 from web_library import Made, Running, running
 
@@ -39,7 +39,7 @@ def test_frames_and_sound_are_those_of_the_moment(tmp_path: Path, name: str) -> 
     truth = read_clip(source, start_seconds=begin, frame_seconds=[begin + 2.02, begin + 3.02])
     assert clip.frames is not None
     assert truth.frames is not None
-    shown, wanted = ([read_number(frame) for frame in each.frames] for each in (clip, truth))
+    shown, wanted = (read_numbers(each.frames) for each in (clip, truth))
     assert np.abs(np.array(shown) - np.array(wanted)).max() <= 1
     assert clip.waveform is not None
     assert beep_onsets(clip.waveform, 16000) == pytest.approx([0.5, 1.5], abs=0.03)
@@ -72,7 +72,7 @@ def test_a_picture_that_begins_late(tmp_path: Path) -> None:
     made = preview_of(late, tmp_path / "late.mp4", 0.0, 2.5)
     clip = read_clip(made, frame_seconds=[0.1, 1.5])
     assert clip.frames is not None
-    first, then = (read_number(frame) for frame in clip.frames)
+    first, then = read_numbers(clip.frames)
     assert first == 0  # stands until the picture begins
     assert abs(then - 12) <= 1
 
