@@ -1,5 +1,6 @@
 """`Catalogue`: the files of an index as a page shows them, and the only way from an id to a file on the disk."""
 
+import os
 import stat
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -169,6 +170,14 @@ def _inside(path: Path, library: Path) -> Path | str:
     if not stat.S_ISREG(status.st_mode):
         return "is no file any more"
     return real
+
+
+def status_of(path: str | Path) -> os.stat_result:
+    """Size and times of a file that was looked up a moment ago. Raises UnknownFileError where it has gone since."""
+    try:
+        return Path(path).stat()
+    except OSError as error:
+        raise UnknownFileError("the file is not where it was a moment ago; try again") from error
 
 
 def media_type(path: Path) -> str:

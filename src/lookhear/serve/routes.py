@@ -16,7 +16,7 @@ from starlette.background import BackgroundTask
 from lookhear.search.query import Hit
 from lookhear.serve import schemas
 from lookhear.serve.archive import Archive
-from lookhear.serve.catalogue import Order, media_type
+from lookhear.serve.catalogue import Order, media_type, status_of
 from lookhear.serve.handover import Handover, Made, check_clips, check_sheet, hand_over
 from lookhear.serve.pictures import (
     FrameJob,
@@ -177,7 +177,8 @@ async def about(file_id: FileId, serving: Serving) -> Response:
         return made.model_dump_json().encode()
 
     path = await serving.path_of(file_id)
-    return await serving.picture("application/json", ("about", file_id, path.stat().st_mtime_ns), read)
+    changed = (await serving.workshop.look(status_of, path)).st_mtime_ns
+    return await serving.picture("application/json", ("about", file_id, changed), read)
 
 
 # ---- moments, to be played and seen
