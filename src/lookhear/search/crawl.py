@@ -259,7 +259,8 @@ class _Crawl:
         self._plan = embedder.plan(hop_seconds=target.facts.hop_seconds)
         self._files = [_Progressing(seen=seen) for seen in survey.todo]
         believed = [row for row in survey.known if row.file_id and not (retry_refused and row.status == "refused")]
-        self._known = {row.file_id: row for row in believed}
+        # Of the same bytes elsewhere, what was refused once is worth less than what was read.
+        self._known = {row.file_id: row for row in sorted(believed, key=lambda row: row.num_moments)}
         self._ids_of_size: dict[int, set[str]] = {}
         for row in believed:
             self._ids_of_size.setdefault(row.size_bytes, set()).add(row.file_id)

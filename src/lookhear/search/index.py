@@ -131,8 +131,8 @@ class Index:
             libraries=facts.libraries,
             counts=dict(sorted(counts.items())),
             seconds=sum(row.seconds for row in files if row.status != "refused"),
-            # Files with the same bytes share their moments.
-            moments=sum({row.file_id: row.num_moments for row in files}.values()),
+            # Files with the same bytes share their moments; of one that was refused under other limits there are none.
+            moments=sum({row.file_id: row.num_moments for row in files if row.num_moments}.values()),
             files=tuple(files),
             approximate=facts.approximate,
         )
