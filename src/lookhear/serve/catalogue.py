@@ -23,6 +23,7 @@ MEDIA_TYPES = {
     ".aac": "audio/aac", ".weba": "audio/webm",
 }  # fmt: skip
 OTHER_TYPE = "application/octet-stream"
+_GONE = "is not where it was when it was indexed"
 
 
 class UnknownFileError(UserError):
@@ -98,6 +99,14 @@ class Catalogue:
         name = shown(rows[0].path)
         raise UnknownFileError(f"'{name}' {reason}; run `lookhear index` again to bring the index up to date")
 
+    def ban_of(self, path: str) -> str:
+        """Why what lies at `path`, as the index names it, must not be read; empty where it may, or nothing is there."""
+        rows = [row for row in self._by_id.get(self.id_of(path) or "", ()) if str(row.full_path) == path]
+        if not rows:
+            return "is not in the library any more"
+        found = _inside(rows[0].full_path, Path(rows[0].library))
+        return "" if isinstance(found, Path) or found == _GONE else found
+
     def page(
         self,
         *,
@@ -164,7 +173,7 @@ def _inside(path: Path, library: Path) -> Path | str:
         real = path.resolve(strict=True)
         status = real.stat()
     except (OSError, RuntimeError, ValueError):
-        return "is not where it was when it was indexed"
+        return _GONE
     if not real.is_relative_to(library):
         return "is a link out of the library now"
     if not stat.S_ISREG(status.st_mode):
