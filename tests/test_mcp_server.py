@@ -266,7 +266,7 @@ def test_the_index_is_described(made: Made, call: Call) -> None:
     assert skipped["reason"] in {row.reason for row in status.files if row.path == "broken.mp4"}
     assert skipped["reason"]
     assert len(held["listed"]["rows"]) == 6
-    assert found["answer"].startswith("6 files in 1 folders")
+    assert found["answer"].startswith("6 files in 1 folder(s), ")
     listed = answered(call("describe", words="clip0", offset=1))["index"]["listed"]
     assert (listed["total"], [row["path"] for row in listed["rows"]]) == (2, ["day2/again/clip0.mp4"])
 

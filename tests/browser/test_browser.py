@@ -267,6 +267,18 @@ def test_export(page: Any, address: str, cut: Path, kind: str) -> None:
         assert chosen[0].replace(" ", "%20" if kind in ("m3u", "otio") else " ") in content.decode()
 
 
+def test_many_files_at_once_are_all_taken(page: Any, address: str, cut: Path, tmp_path: Path) -> None:
+    """The server reads four at one time and sends others away."""
+    copies = [tmp_path / f"copy{number}.wav" for number in range(8)]
+    for copy in copies:
+        copy.write_bytes(cut.read_bytes())
+    opened(page, address)
+    page.set_input_files("#file", [str(path) for path in copies])
+    page.wait_for_function("() => !document.querySelector('.example.reading')")
+    assert page.locator(".example.ready").count() == len(copies)
+    assert page.locator(".example .name").all_inner_texts() == [copy.name for copy in copies]
+
+
 def test_a_broken_upload_says_why(page: Any, address: str, cut: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video" * 100)

@@ -1,5 +1,6 @@
 """If these fail, an approximate search scores wrongly, forgets filters, or claims a recall that it does not have."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from lookhear.search.approximate import (
 from lookhear.search.calibration import calibrate
 from lookhear.search.facts import Approximate
 from lookhear.search.filters import Where
+from lookhear.search.labelled import FileLabels, LabelledStretch
 from lookhear.search.library import Library
 from lookhear.search.query import Hit, Place, Query, Terms, find_moments
 from lookhear.search.snapshot import Neighbours, Snapshot
@@ -114,6 +116,21 @@ def test_filters_hold_however_they_are_asked_for(
     exact, found = both(library, near, query, within="sound", where=half, top=20)
     assert [place_of(hit) for hit in found] == [place_of(hit) for hit in exact]
     assert not asked, "what passes is read as a whole"
+
+
+@pytest.mark.parametrize("few", [50, 400])
+def test_a_label_is_found_however_much_else_is_nearer(
+    library: Library, near: NearLibrary, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(approximate_module, "_FEW", few)
+    bell = LabelledStretch(label="bell", start_seconds=20.0, end_seconds=20.5, peak_seconds=20.2, score=0.9)
+    labels = FileLabels(made_by="me", matched="sound", stretches=(bell,))
+    files = tuple(replace(file, labels=labels) for file in library.files)
+    ours, theirs = replace(library, files=files), replace(near, files=files)
+    exact, found = both(ours, theirs, noisy(library, 700), within="sound", where=Where(label="bell"), top=20)
+    assert len(exact) == 20
+    assert place_of(found[0]) == place_of(exact[0])
+    assert few == 50 or list(map(place_of, found)) == list(map(place_of, exact)), "so few are read as a whole"
 
 
 def test_examples_counter_examples_pages_and_the_moment_itself(library: Library, near: NearLibrary) -> None:

@@ -354,6 +354,25 @@ def test_refused_files_are_tried_again_when_asked(
     assert_same(media.parent / "index", media.parent / "fresh")
 
 
+def test_bytes_that_were_refused_in_another_folder_count_once_they_are_read(
+    tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever folder comes first in the alphabet."""
+    target, first = tmp_path / "index", make_clip(tmp_path / "b" / "x.mp4", 1)
+    with monkeypatch.context() as failed:
+        failed.setattr(stretch, "decode_stretch", lambda job: stretch.Decoded(refusal="took longer than 300 s"))
+        assert index([tmp_path / "b"], model=embedder, index_path=target, workers=0).counts["refused"] == 1
+    for name in "ac":
+        (tmp_path / name).mkdir()
+        shutil.copy(first, tmp_path / name / "x.mp4")
+    assert index([tmp_path / "a"], model=embedder, index_path=target, workers=0).counts["refused"] == 1
+    read = index([tmp_path / "a"], model=embedder, index_path=target, workers=0, retry_refused=True)
+    assert read.counts["ok"] == 1
+    assert read.moments == len(Index(target).library()) > 0
+    copied = index([tmp_path / "c"], model=embedder, index_path=target, workers=0)
+    assert (copied.counts["ok"], copied.copied, copied.moments) == (1, 1, read.moments)
+
+
 def test_large_files_are_hashed_once_and_in_this_process(
     media: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -172,6 +172,18 @@ def test_a_moment_of_the_library_finds_others_like_it(library: Library) -> None:
     assert moment_query(library, "4.mp4@0:05.2").place.start_seconds == 4.5  # type: ignore[union-attr]
 
 
+def test_the_beginning_of_a_long_stretch_is_the_query(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examples_module, "MAX_QUERY_SECONDS", 3.0)
+    short, long = (moment_query(library, f"0.mp4@1-{end}") for end in (4, 7))
+    assert "only its beginning" in long.note
+    assert short.note == ""
+    assert long.span_seconds == short.span_seconds == 3.0
+    assert torch.equal(long.phases[0].sound.vectors, short.phases[0].sound.vectors)  # type: ignore[union-attr]
+    assert long.place is not None
+    assert (long.place.start_seconds, long.place.end_seconds) == (1.0, 7.0), "all of it is no answer to itself"
+    assert moment_query(library, "0.mp4@2").note == ""
+
+
 @pytest.mark.parametrize(
     ("moment", "words"),
     [

@@ -2,8 +2,10 @@
 
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,6 +106,29 @@ def test_calibrations_are_kept_but_not_without_end(index: Index, monkeypatch: py
     assert [num_made(1), num_made(1), num_made(2), num_made(1)] == [1, 0, 1, 0]
     assert [num_made(3), num_made(2), num_made(1)] == [1, 0, 1]
     assert len(index._calibrations) == 2
+
+
+def test_nobody_waits_for_a_library_that_is_read(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a page shows no picture for seconds after each commit of a crawl."""
+    under_way, go_on = threading.Event(), threading.Event()
+    read = index._read_library
+
+    def waiting(*arguments: Any) -> Any:
+        under_way.set()
+        assert go_on.wait(60)
+        return read(*arguments)
+
+    monkeypatch.setattr(index, "_read_library", waiting)
+    reading = threading.Thread(target=index.library)
+    reading.start()
+    assert under_way.wait(60)
+    asking = threading.Thread(target=index.version, daemon=True)
+    asking.start()
+    asking.join(10)
+    has_answered = not asking.is_alive()
+    go_on.set()
+    reading.join()
+    assert has_answered
 
 
 def test_tables_that_are_replaced_while_they_are_read(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,6 +110,16 @@ def test_forgotten_files_leave_no_label(place: Path, classifier: Embedder) -> No
     assert all(found.values())
 
 
+def test_an_index_of_another_model_takes_labels_over(place: Path, classifier: Embedder) -> None:
+    named(classifier, place)
+    before = labels_of(place)
+    make_clip(place.parent / "media" / "new.mp4", 9)
+    crawl([], model=in_memory_embedder(), index_path=place, beside=True, hop_seconds=0.2, workers=0)
+    assert labels_of(place) == before | {"new.mp4": None}
+    assert all(before.values())
+    assert named(classifier, place).labelled == 1
+
+
 @pytest.mark.parametrize(("mode", "matched"), [("audio", "sound"), ("visual", "picture")])
 def test_what_the_classifier_reads_is_what_matched(place: Path, mode: Literal["audio", "visual"], matched: str) -> None:
     named(classifier_embedder(NAMES, mode=mode), place)

@@ -10,6 +10,7 @@ import torch
 from lookhear.search import large as large_module
 from lookhear.search.calibration import calibrate
 from lookhear.search.filters import Where
+from lookhear.search.labelled import FileLabels, LabelledStretch
 from lookhear.search.large import Calibrations, LargeLibrary, find_hits, scanned_library
 from lookhear.search.library import Library
 from lookhear.search.query import Calibrate, Hit, Phase, Place, Query, Sequence, Terms, find_moments
@@ -184,6 +185,25 @@ def test_filters_pages_thresholds_and_the_moment_itself(library: Library, other:
     place = Place(file_id=own.file_id, start_seconds=start, end_seconds=start + HOP + WINDOW)
     assert_same(*both(library, other, replace(query, place=place), top=5))
     assert both(library, other, query, where=Where(name="nothing"))[1] == []
+
+
+def test_a_label_is_found_however_much_else_matches_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else only what is read first is searched, and most of that has no such label."""
+    monkeypatch.setattr(large_module, "_MOST_READ", 300)
+    monkeypatch.setattr(large_module, "_MOST_READ_A_HIT", 1)
+    monkeypatch.setattr(large_module, "_FEW", 0)
+    bell = LabelledStretch(label="bell", start_seconds=31.0, end_seconds=32.0, peak_seconds=31.5, score=0.9)
+    labels = FileLabels(made_by="me", matched="sound", stretches=(bell,))
+    library = make_library([60.0] * 20)
+    library = replace(library, files=tuple(replace(file, labels=labels) for file in library.files))
+    query = query_of(library.audio[:1])
+    has_it = torch.from_numpy((library.start_seconds < 32.0) & (library.end_seconds > 31.0))
+    away = library.audio[has_it] - 0.5 * query.phases[0].sound.vectors  # type: ignore[union-attr]
+    library.audio[has_it] = unit(away.numpy())
+    for other in (InMemory(library), large(library, store(library, tmp_path))):
+        assert_same(*both(library, other, query, within="sound", where=Where(label="bell"), top=8))
+        several = [query, query_of(library.audio[200:203])]
+        assert_same(*both(library, other, several, where=Where(label="bell"), top=8))
 
 
 def test_an_hour_of_silence_is_one_hit(tables: Tables, tmp_path: Path) -> None:

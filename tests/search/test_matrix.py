@@ -161,6 +161,23 @@ def test_without_a_place_on_the_disk_it_is_in_memory(
     assert_holds(open_matrix(tables.snapshot(), [tmp_path / "file" / ROOM]), library, list(range(8)))
 
 
+def test_a_disk_that_is_full_or_a_kill_leaves_no_half_written_rows(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables, folder = tables_of(library, tmp_path / "tables"), tmp_path / "matrix"
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "savez", full)
+        assert_holds(open_matrix(tables.snapshot(), [folder]), library, list(range(len(library.files))))
+    assert not [*folder.glob("*.tmp"), *folder.glob("*.bf16")]
+    (folder / "rows.npz.1.tmp").touch()  # of a process that was killed
+    open_matrix(tables.snapshot(), [folder])
+    assert not list(folder.glob("*.tmp"))
+
+
 def test_a_second_process_waits_for_the_first(library: Library, tmp_path: Path, reads: list[int]) -> None:
     tables = tables_of(library, tmp_path)
     (tmp_path / ROOM).mkdir()

@@ -9,6 +9,7 @@ import pytest
 from index_contents import assert_same
 from lookhear.embedder import Embedder
 from lookhear.errors import IndexStateError
+from lookhear.search import survey as survey_module
 from lookhear.search.crawl import CrawlSummary, index
 from lookhear.search.index import Index
 from tiny_embedder import make_clip, make_clips, tiny_embedder
@@ -81,6 +82,24 @@ def test_a_disk_inside_that_is_not_mounted(tmp_path: Path, media: Path, embedder
     (media / "disk").mkdir()
     with pytest.raises(IndexStateError, match=r"disk holds no media, but .* knows files in it"):
         crawl(media, embedder)
+
+
+def test_files_that_do_not_answer_keep_their_moments(
+    media: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a network folder goes after it was listed."""
+    before = crawl(media, embedder)
+    real = survey_module.stat_of
+    with monkeypatch.context() as gone:
+        gone.setattr(survey_module, "stat_of", lambda path: (0, 0) if path.name == "clip2.mp4" else real(path))
+        summary = crawl(media, embedder)
+    assert (summary.counts, summary.moments, summary.unchanged) == (before.counts, before.moments, 5)
+    assert [Path(each.path).name for each in summary.waiting] == ["clip2.mp4"]
+    assert "does not answer" in summary.waiting[0].reason
+    (media / "clip2.mp4").unlink(missing_ok=True)
+    (media / "sub0" / "clip2.mp4").unlink(missing_ok=True)
+    after = crawl(media, embedder)
+    assert (after.deleted, after.waiting) == (1, ())
 
 
 def test_a_folder_of_copies_that_is_renamed_is_moved(tmp_path: Path, media: Path, embedder: Embedder) -> None:

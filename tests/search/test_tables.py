@@ -14,10 +14,11 @@ from index_contents import assert_same, contents
 from lookhear import cli
 from lookhear.embedder import Embedder
 from lookhear.errors import IndexStateError
+from lookhear.search import tables as tables_module
 from lookhear.search.crawl import index
 from lookhear.search.forget import forget
 from lookhear.search.index import Index
-from lookhear.search.tables import Tables
+from lookhear.search.tables import FileRow, Tables
 from tiny_embedder import make_clip, tiny_embedder
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -194,3 +195,15 @@ def test_a_table_that_is_gone_is_named_and_not_made_anew(
     with pytest.raises(IndexStateError, match="a part of it is gone"):
         before.search(like="clip2.mp4@0.5")
     assert not (tables / (gone or "files.lance")).exists()
+
+
+def test_a_long_crawl_leaves_no_fragment_for_every_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each commit looks into all of them, so a crawl of days would slow down with the square of its length."""
+    monkeypatch.setattr(tables_module, "_COMMITS_A_JOIN", 4)
+    tables = Tables(tmp_path / "tables", 8)
+    facts = {"size_bytes": 1, "mtime_ns": 1, "status": "refused", "reason": "", "seconds": 0.0, "num_moments": 0}
+    rows = [FileRow(library="/m", path=f"{n:02d}.mp4", file_id=f"{n:032x}", **facts) for n in range(10)]  # type: ignore[arg-type]
+    for row in rows:
+        tables.put_files([row])
+    assert tables.files() == rows
+    assert tables._open()[0].stats()["fragment_stats"]["num_fragments"] <= 4

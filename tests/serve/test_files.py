@@ -247,19 +247,29 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     assert len(Index(tmp_path / "index").files()) == 2
 
 
-def test_a_file_that_goes_while_it_is_asked_for(made: Made, web: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", ["", "/media", "/preview?start=0"])
+def test_a_file_that_goes_while_it_is_asked_for(
+    made: Made, web: Running, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
     async def gone(*_: object) -> Path:
         return made.clip(0).with_name("not there.mp4")
 
     monkeypatch.setattr("lookhear.serve.routes.Service.path_of", gone)
-    answer = web.client.get(f"/api/files/{web.file_id(made.clip(0))}/media")
+    answer = web.client.get(f"/api/files/{web.file_id(made.clip(0))}{what}")
     assert answer.status_code == 404
     assert "try again" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(
     ("value", "known"),
-    [("bytes=0-", True), ("Bytes = 5-9 , -3", True), ("bytes=9-5", False), ("bytes=--3", False), ("", False)],
+    [
+        ("bytes=0-", True),
+        ("Bytes = 5-9 , -3", True),
+        ("bytes=9-5", False),
+        ("bytes=--3", False),
+        ("", False),
+        ("bytes=0-" + 5000 * "9", False),
+    ],
 )
 def test_what_a_range_is(value: str, known: bool) -> None:
     assert is_range(value) is known

@@ -107,6 +107,35 @@ def test_limits_of_clips(made: Made, chosen: dict[str, Any]) -> None:
         assert [path for path in web.workshop.folder.iterdir() if path.name.startswith("export")] == []
 
 
+def test_nothing_from_outside_the_library_is_handed_over(tmp_path: Path) -> None:
+    media = (tmp_path / "media").resolve()
+    kept, swapped = make_clip(media / "kept.mp4", 1), make_clip(media / "swapped.mp4", 2)
+    index([media], model=save_tiny(tmp_path / "m.safetensors"), index_path=tmp_path / "index", workers=0)
+    with running(tmp_path / "index") as web:
+        times = {"start_seconds": 0.2, "end_seconds": 0.9, "peak_seconds": 0.5}
+        chosen = {"kind": "hits", "hits": [{"file_id": web.file_id(each)} | times for each in (swapped, kept)]}
+        swapped.unlink()
+        swapped.symlink_to(make_clip(tmp_path / "private.mp4", 3))
+        for path, asked in (
+            ("cut", {}),
+            ("sheet", {}),
+            ("export", {"format": "edl"}),
+            ("export", {"format": "m3u"}),
+        ):
+            answer = web.client.post(f"/api/{path}", json={"chosen": chosen} | asked)
+            assert answer.status_code == 200, answer.text
+            report = report_of(answer)
+            assert (report["hits"], report["left_out"]) == (1, 1), path
+            assert "link out of the library" in report["skipped"][0]["reason"]
+            if path == "cut":
+                with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+                    assert archive.namelist() == ["001_kept_0.20s.mp4", "clips.csv"]
+        table = web.client.post("/api/export", json={"format": "tsv", "chosen": chosen})
+        assert len(table.text.splitlines()) == 2, "a table opens no file"
+        alone = {"chosen": {"kind": "hits", "hits": chosen["hits"][:1]}}
+        assert web.client.post("/api/sheet", json=alone).status_code == 422
+
+
 def test_several_rates_and_files_that_are_gone(tmp_path: Path) -> None:
     media = (tmp_path / "media").resolve()
     make_clip(media / "a.mp4", 1)

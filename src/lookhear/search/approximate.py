@@ -118,13 +118,15 @@ class _Named:
 
     def best(self, count: int) -> Extents:
         library, facts = self.library, self.library.approximate
-        num_passing = int(library.count[self.passes].sum())
+        num_passing = int(self._can_pass.sum())
         if num_passing <= _FEW:
             return self._all()
         each = max(NAMED, -(-count // len(self._asked)))
-        # What does not pass is left out here or, of too many names, afterwards, and so more is asked for.
+        # Files that do not pass are left out here or, of too many names, afterwards, as moments without a label are,
+        # and so more is asked for.
         condition = self._condition()
-        wanted = each if condition is not None else each * len(library) // num_passing
+        num_asked = len(library) if condition is None else int(library.count[self.passes].sum())
+        wanted = each * num_asked // num_passing
         wanted = min(wanted, _MOST_NAMED)
         rank, begin, is_all = [np.zeros(0, np.int64)], [np.zeros(0)], True
         for asked in self._asked:
@@ -137,7 +139,7 @@ class _Named:
                 condition=condition or "",
             )
             moments = library.moments_of(found.row_id)
-            moments = moments[self.passes[library.file_rank[moments]]][:each]
+            moments = moments[self._can_pass[moments]][:each]
             rank.append(library.file_rank[moments])
             begin.append(library.start_seconds[moments] - asked.before_seconds)
             is_all &= len(found.row_id) < wanted
@@ -153,13 +155,24 @@ class _Named:
     def num_above(self, score: float) -> int:
         raise AssertionError("there is no floor")
 
+    @cached_property
+    def _can_pass(self) -> np.ndarray:
+        """bool (M,): moments of files that pass, and where a label is asked for near it."""
+        library, where = self.library, self.terms.where
+        passes = self.passes[library.file_rank]
+        if where is not None and where.label is not None:
+            reach = self._reach_seconds
+            start, end = library.start_seconds - reach, library.end_seconds + reach
+            passes &= where.passes_moments(library.files, library.file_rank, start, end)
+        return passes
+
     def _all(self) -> Extents:
         library = self.library
-        rank = np.flatnonzero(self.passes & (library.count > 0))
+        moments = np.flatnonzero(self._can_pass)
         return Extents(
-            file_rank=rank,
-            from_seconds=library.start_seconds[library.first[rank]],
-            to_seconds=library.file_end_seconds()[rank],
+            file_rank=library.file_rank[moments],
+            from_seconds=library.start_seconds[moments],
+            to_seconds=library.end_seconds[moments],
             floor=None,
             is_all=True,
         )

@@ -89,6 +89,10 @@ def bounds(moments: Moments, scan: Scan, terms: Terms, calibrate: Calibrate, pas
             begin = (moments.start_seconds + moments.end_seconds - reach) / 2
         if not passes.all():
             score = score.masked_fill(torch.from_numpy(~passes[file_rank]), -math.inf)
+        if terms.where is not None and terms.where.label is not None:
+            # Else a label that is rare in its files would be far down a list of what has none.
+            can_pass = terms.where.passes_moments(moments.files, file_rank, begin, begin + reach)
+            score = score.masked_fill(torch.from_numpy(~can_pass), -math.inf)
         return Bounds(file_rank=file_rank, from_seconds=begin, reach_seconds=reach, score=score)
 
 

@@ -194,8 +194,16 @@ def _crawl(
         num_files = len(found.todo)
         target.keep_up(options.exact_moments, tell=lambda what: progress(num_files, num_files, what))
     if replaces is not None and not crawling.left:
+        _take_labels(target, replaces)
         target.switch()
     return summarize(target, roots, found, crawling.left)
+
+
+def _take_labels(target: Index, old: Index) -> None:
+    """Gives files the labels that `old` has of their bytes: a classifier made them, not the model of either index."""
+    labels = {row.file_id: row.labels for row in old.files() if row.labels}
+    rows = [row for row in target.files() if row.num_moments and not row.labels and row.file_id in labels]
+    target.write([replace(row, labels=labels[row.file_id]) for row in rows])
 
 
 def open_index(path: Place, model: "str | Path | Embedder | None", hop_seconds: float | None) -> Index:
@@ -259,7 +267,8 @@ class _Crawl:
         self._plan = embedder.plan(hop_seconds=target.facts.hop_seconds)
         self._files = [_Progressing(seen=seen) for seen in survey.todo]
         believed = [row for row in survey.known if row.file_id and not (retry_refused and row.status == "refused")]
-        self._known = {row.file_id: row for row in believed}
+        # Of the same bytes elsewhere, what was refused once is worth less than what was read.
+        self._known = {row.file_id: row for row in sorted(believed, key=lambda row: row.num_moments)}
         self._ids_of_size: dict[int, set[str]] = {}
         for row in believed:
             self._ids_of_size.setdefault(row.size_bytes, set()).add(row.file_id)

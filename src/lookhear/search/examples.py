@@ -22,7 +22,7 @@ from lookhear.search.query import Sequence as Windowed
 if TYPE_CHECKING:
     from lookhear.embedder import Embedder, Embeddings
 
-# Of a longer file only the beginning is a query.
+# Of a longer file, or stretch of an indexed file, only the beginning is a query.
 MAX_QUERY_SECONDS = 120.0
 # A longer query is compared by this many of its windows (in each phase), evenly spread.
 MAX_QUERY_WINDOWS = 32
@@ -224,7 +224,8 @@ def moment_query(library: AnyLibrary, moment: str | Hit) -> Query:
     """The query by the stored vectors of a moment: `FILE@12.5`, `FILE@12.5-14` (clock times too, `FILE@1:02:30`).
 
     FILE is a path, a path inside a library, or a file name, of a file that is indexed; it need not exist any more. A
-    `Hit` is the moment at its peak. Raises IndexStateError for a file or time that the index does not have.
+    `Hit` is the moment at its peak. Of a stretch longer than `MAX_QUERY_SECONDS` the beginning is the query, and its
+    note says so. Raises IndexStateError for a file or time that the index does not have.
     """
     if isinstance(moment, Hit):
         name, first, last = moment.path, moment.peak_seconds, moment.peak_seconds
@@ -242,11 +243,19 @@ def moment_query(library: AnyLibrary, moment: str | Hit) -> Query:
     nearest = int(np.argmin(np.round(np.abs((start + end) / 2 - (first + last) / 2), 3)))
     inside = np.flatnonzero((start >= first - 1e-6) & (end <= last + 1e-6))
     chosen = rows[inside] if len(inside) else rows[[nearest]]
+    origin, finish = float(library.start_seconds[chosen[0]]), float(library.end_seconds[chosen].max())
+    note = ""
+    if finish - origin > MAX_QUERY_SECONDS:
+        note = (
+            f"the stretch of {name} lasts {finish - origin:.0f} s, which is more than a query of "
+            f"{MAX_QUERY_SECONDS:.0f} s: only its beginning is searched for; name the part that matters"
+        )
+        chosen = chosen[: max(1, int((library.end_seconds[chosen] <= origin + MAX_QUERY_SECONDS).sum()))]
     stored = library.part(Stretches(first=chosen[:1], end=chosen[-1:] + 1))
-    origin, finish = float(stored.start_seconds[0]), float(stored.end_seconds.max())
     return Query(
         phases=(Phase(start_seconds=0.0, sound=_stored(stored, "sound"), picture=_stored(stored, "picture")),),
-        span_seconds=max(finish - origin, library.window_seconds),
+        span_seconds=max(float(stored.end_seconds.max()) - origin, library.window_seconds),
+        note=note,
         place=Place(file_id=library.files[rank].file_id, start_seconds=origin, end_seconds=finish),
     )
 

@@ -100,9 +100,10 @@ class Index:
         self._model = model
         self._embedder: Embedder | None = None
         self._tables = self._tables_of(self.facts)
-        self._library: tuple[tuple[int, int], AnyLibrary] | None = None
+        self._library: tuple[tuple[Any, ...], AnyLibrary] | None = None
         self._calibrations = Calibrations()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of facts and tables
+        self._reading = threading.Lock()  # of the library: a large one takes seconds, for which nobody else must wait
         self.right: Right = LASTING  # to write, of `writing`; an index that is made beside another has that one's
 
     # ---- reading
@@ -131,8 +132,8 @@ class Index:
             libraries=facts.libraries,
             counts=dict(sorted(counts.items())),
             seconds=sum(row.seconds for row in files if row.status != "refused"),
-            # Files with the same bytes share their moments.
-            moments=sum({row.file_id: row.num_moments for row in files}.values()),
+            # Files with the same bytes share their moments; of one that was refused under other limits there are none.
+            moments=sum({row.file_id: row.num_moments for row in files if row.num_moments}.values()),
             files=tuple(files),
             approximate=facts.approximate,
         )
@@ -144,8 +145,6 @@ class Index:
             before, self.facts = self.facts, facts
             if facts.tables != before.tables:
                 self._tables = self._tables_of(facts)
-            if (facts.tables, facts.approximate) != (before.tables, before.approximate):
-                self._library = None
             if facts.fingerprint != before.fingerprint:
                 # A model that was given for the index of before is not the model of this one.
                 self._embedder = self._model = None
@@ -171,10 +170,12 @@ class Index:
                     return found
 
     def _current_library(self) -> AnyLibrary:
-        with self._lock:
-            version = self._tables.version()
+        with self._reading:
+            with self._lock:
+                facts, tables = self.facts, self._tables
+            version = (facts.tables, facts.approximate, tables.version())
             if self._library is None or self._library[0] != version:
-                self._library = (version, self._read_library())
+                self._library = (version, self._read_library(facts, tables))
                 self._calibrations = Calibrations()
             return self._library[1]
 
@@ -332,10 +333,10 @@ class Index:
                 "make another index (--index DIR) with this one, or with --beside one that replaces it when it is done"
             )
 
-    def _read_library(self) -> AnyLibrary:
+    def _read_library(self, facts: IndexFacts, tables: Tables) -> AnyLibrary:
         # The rows first: their moments were there before them.
         by_id: dict[str, list[FileRow]] = {}
-        for row in self.files():
+        for row in tables.files():
             if row.file_id and row.num_moments:
                 by_id.setdefault(row.file_id, []).append(row)
         contents = []
@@ -355,15 +356,13 @@ class Index:
             )
         contents.sort(key=lambda content: content.path)
         about: dict[str, Any] = {
-            name: getattr(self.facts, name) for name in ("window_seconds", "hop_seconds", "plain_width")
+            name: getattr(facts, name) for name in ("window_seconds", "hop_seconds", "plain_width")
         }
         if sum(rows[0].num_moments for rows in by_id.values()) <= IN_MEMORY_MOMENTS:
-            return self._tables.library(tuple(contents), **about)
-        if self.facts.approximate is not None:
-            return near_library(tuple(contents), self._tables.snapshot(), self.facts.approximate, **about)
-        return scanned_library(
-            tuple(contents), self._tables.snapshot(), kept_folders(self.path, self.facts.tables), **about
-        )
+            return tables.library(tuple(contents), **about)
+        if facts.approximate is not None:
+            return near_library(tuple(contents), tables.snapshot(), facts.approximate, **about)
+        return scanned_library(tuple(contents), tables.snapshot(), kept_folders(self.path, facts.tables), **about)
 
     def _tables_of(self, facts: IndexFacts, *, is_new: bool = False) -> Tables:
         # A crawl makes the tables before it names its folders.

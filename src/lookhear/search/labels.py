@@ -1,8 +1,9 @@
 """`label`: what a classifier hears and sees in the files of an index, kept beside their moments; and search by name.
 
 Labels belong to the bytes of a file, like moments: a copied or renamed file has them, a changed one has none until
-`label` runs again, and `forget` takes them away with the file. The model of the index plays no part: a classifier cuts
-windows of its own, and the stretches to which it gives one label are kept with the probability of the best window.
+`label` runs again, `forget` takes them away with the file, and an index that takes the place of another (`--beside`)
+takes them over. The model of the index plays no part: a classifier cuts windows of its own, and the stretches to which
+it gives one label are kept with the probability of the best window.
 """
 
 import json

@@ -166,6 +166,7 @@ def _kept(snapshot: Snapshot, folder: Path) -> Matrix:
 def _bring_up_to_date(snapshot: Snapshot, folder: Path, old: Rows | None) -> Rows:
     plan = _plan(snapshot, old)
     before = None if old is None else _map(folder, old, snapshot.width)
+    new = folder / f"{_ROWS_NAME}.{os.getpid()}.tmp"
     try:
         with contextlib.ExitStack() as files:
             sinks = [
@@ -173,17 +174,16 @@ def _bring_up_to_date(snapshot: Snapshot, folder: Path, old: Rows | None) -> Row
                 for path in _paths(folder, plan.rows.identity)
             ]
             rows = _fill(snapshot, plan, sinks, before)
+        with new.open("wb") as file:
+            np.savez(file, format=_FORMAT, width=snapshot.width, **vars(rows))
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(folder / _ROWS_NAME)
     except OSError:  # a disk that is full
-        if not plan.num_there:
-            _remove(_paths(folder, plan.rows.identity))
+        _remove([new, *(() if plan.num_there else _paths(folder, plan.rows.identity))])
         raise
-    new = folder / f"{_ROWS_NAME}.{os.getpid()}.tmp"
-    with new.open("wb") as file:
-        np.savez(file, format=_FORMAT, width=snapshot.width, **vars(rows))
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(folder / _ROWS_NAME)
-    _remove(set(folder.glob("*.bf16")) - set(_paths(folder, rows.identity)))
+    # With what killed processes left.
+    _remove({*folder.glob("*.bf16"), *folder.glob("*.tmp")} - set(_paths(folder, rows.identity)))
     return rows
 
 

@@ -13,6 +13,7 @@ from lookhear.search.index import FileRow, Index
 # The status of a row whose file is left for the next crawl.
 WAITING = "waiting"
 STILL_WRITTEN = "it is still being written; the next crawl reads it"
+UNREACHABLE = "it was listed but does not answer; what the index has of it stays, and the next crawl looks again"
 # Size and modification time of every file of a walk, by library and path.
 Look = dict[tuple[str, str], tuple[int, int]]
 
@@ -88,8 +89,8 @@ def survey(
     """Compares `roots` with the rows of `target`.
 
     A new or changed file waits if it was changed less than `settle_seconds` ago, or if it is not as the look `before`
-    found it; a renamed one does not. Raises IndexStateError if every file of a library that `guard` (default: `target`)
-    knows is gone.
+    found it; a renamed one does not. A known one waits, too, if it does not answer any more. Raises IndexStateError if
+    every file of a library that `guard` (default: `target`) knows is gone.
     """
     known = {(row.library, row.path): row for row in target.files()}
     settled = {(row.size_bytes, row.mtime_ns) for row in known.values() if row.file_id}
@@ -110,23 +111,33 @@ def survey(
             is_unsteady = before is not None and before.get(key) != (size, mtime)
             # What has the size and time of a known file is that file, under a new name.
             waits = not entry.problem and (is_recent or is_unsteady) and (size, mtime) not in settled
+            # Its folder may be of a network that has gone since it was listed: that is no reason to lose its moments.
+            is_known = row is not None and bool(row.file_id) and not entry.problem
+            is_silent = is_known and (size, mtime) == (0, 0) and not _is_link(entry.path)
             seen = Seen(
                 library=key[0],
                 path=key[1],
                 full_path=entry.path,
                 size_bytes=size,
                 mtime_ns=mtime,
-                problem=STILL_WRITTEN if waits else entry.problem,
-                is_waiting=waits,
+                problem=UNREACHABLE if is_silent else STILL_WRITTEN if waits else entry.problem,
+                is_waiting=waits or is_silent,
             )
-            if waits:
+            if seen.is_waiting:
                 waiting.append(seen)
-            if not waits or row is None:
+            if not seen.is_waiting or row is None:
                 todo.append(seen)
     guard = guard or target
     _check_not_emptied(guard, roots, guard.files(), {Path(*key) for key in found})
     gone = _gone(known, roots, found, unlisted)
     return Survey(known=tuple(known.values()), todo=tuple(todo), gone=gone, waiting=tuple(waiting))
+
+
+def _is_link(path: Path) -> bool:
+    try:
+        return path.is_symlink()
+    except OSError:
+        return False
 
 
 def _is_done(row: FileRow, size_and_time: tuple[int, int], retry_refused: bool) -> bool:

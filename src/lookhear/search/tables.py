@@ -20,6 +20,8 @@ from lookhear.search.snapshot import Snapshot, told, vectors_of
 
 # Older versions of the tables are kept this long for processes that are still reading them.
 KEEP_VERSIONS = datetime.timedelta(hours=1)
+# A commit of rows looks into every fragment of `files`, and each leaves one: joined after so many, commits stay quick.
+_COMMITS_A_JOIN = 100
 _IDS_A_DELETE = 500
 _ROWS_A_COPY = 10_000
 
@@ -78,6 +80,7 @@ class Tables:
         self._width = width
         self._is_new = is_new
         self._opened: tuple[Any, Any] | None = None
+        self._num_commits = 0  # of rows, by this process
         self._lock = threading.Lock()
 
     def _open(self) -> tuple[Any, Any]:
@@ -165,6 +168,9 @@ class Tables:
             records.append(asdict(row) | text | {"row_id": _row_id(row)})
         new = pa.Table.from_pylist(records, schema=table.schema)
         table.merge_insert("row_id").when_matched_update_all().when_not_matched_insert_all().execute(new)
+        self._num_commits += 1
+        if self._num_commits % _COMMITS_A_JOIN == 0:
+            table.optimize(cleanup_older_than=KEEP_VERSIONS)
 
     @told
     def delete_files(self, rows: Sequence[FileRow]) -> None:

@@ -1,5 +1,6 @@
 """`Catalogue`: the files of an index as a page shows them, and the only way from an id to a file on the disk."""
 
+import os
 import stat
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,7 @@ MEDIA_TYPES = {
     ".aac": "audio/aac", ".weba": "audio/webm",
 }  # fmt: skip
 OTHER_TYPE = "application/octet-stream"
+_GONE = "is not where it was when it was indexed"
 
 
 class UnknownFileError(UserError):
@@ -97,6 +99,14 @@ class Catalogue:
         name = shown(rows[0].path)
         raise UnknownFileError(f"'{name}' {reason}; run `lookhear index` again to bring the index up to date")
 
+    def ban_of(self, path: str) -> str:
+        """Why what lies at `path`, as the index names it, must not be read; empty where it may, or nothing is there."""
+        rows = [row for row in self._by_id.get(self.id_of(path) or "", ()) if str(row.full_path) == path]
+        if not rows:
+            return "is not in the library any more"
+        found = _inside(rows[0].full_path, Path(rows[0].library))
+        return "" if isinstance(found, Path) or found == _GONE else found
+
     def page(
         self,
         *,
@@ -163,12 +173,20 @@ def _inside(path: Path, library: Path) -> Path | str:
         real = path.resolve(strict=True)
         status = real.stat()
     except (OSError, RuntimeError, ValueError):
-        return "is not where it was when it was indexed"
+        return _GONE
     if not real.is_relative_to(library):
         return "is a link out of the library now"
     if not stat.S_ISREG(status.st_mode):
         return "is no file any more"
     return real
+
+
+def status_of(path: str | Path) -> os.stat_result:
+    """Size and times of a file that was looked up a moment ago. Raises UnknownFileError where it has gone since."""
+    try:
+        return Path(path).stat()
+    except OSError as error:
+        raise UnknownFileError("the file is not where it was a moment ago; try again") from error
 
 
 def media_type(path: Path) -> str:

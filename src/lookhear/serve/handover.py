@@ -3,7 +3,7 @@
 import shutil
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from lookhear.search.contact_sheet import MAX_HITS, write_contact_sheet
 from lookhear.search.cut import cut_hits
 from lookhear.search.export import Format, Skipped, render_hits, to_bytes
 from lookhear.search.query import Hit
-from lookhear.serve.catalogue import shown
+from lookhear.serve.catalogue import Catalogue, shown
 from lookhear.serve.settings import ServeSettings
 
 STEM = "lookhear"
@@ -27,6 +27,8 @@ _TYPES: dict[str, str] = {
     "png": "image/png",
 }
 _SHOWN_SKIPPED = 20  # in a report
+# For these no file of the library is opened.
+_TABLES = ("tsv", "json", "csv")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,7 @@ class Handover:
     kind: Literal["clips", "exact clips", "sheet"] | Format
     folder: str  # an empty one, which is removed when the file is sent
     max_bytes: int  # of clips
+    banned: tuple[Skipped, ...] = ()  # hits that must not be read, and so are in none of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,18 @@ class Made:
         }
 
 
+def without_banned(wanted: Handover, catalogue: Catalogue) -> Handover:
+    """What may be written of it: a file into whose path a link has come that leads out of the library is not read."""
+    if wanted.kind in _TABLES:
+        return wanted
+    bans = {path: catalogue.ban_of(path) for path in {hit.path for hit in wanted.hits}}
+    return replace(
+        wanted,
+        hits=tuple(hit for hit in wanted.hits if not bans[hit.path]),
+        banned=tuple(Skipped(path=hit.path, reason=f"it {bans[hit.path]}") for hit in wanted.hits if bans[hit.path]),
+    )
+
+
 def check_clips(hits: Sequence[Hit], settings: ServeSettings) -> None:
     """Raises UserError for more than one export may cut."""
     seconds = sum(hit.end_seconds - hit.start_seconds for hit in hits)
@@ -81,6 +96,11 @@ def check_sheet(hits: Sequence[Hit]) -> None:
 
 def hand_over(wanted: Handover) -> Made:
     """Writes the file. Runs in a child. Raises UserError."""
+    made = _written(wanted)
+    return replace(made, skipped=(*wanted.banned, *made.skipped))
+
+
+def _written(wanted: Handover) -> Made:
     folder = Path(wanted.folder)
     if wanted.kind == "sheet":
         write_contact_sheet(wanted.hits, folder / f"{STEM}.png")

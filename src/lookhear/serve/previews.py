@@ -23,6 +23,7 @@ from lookhear.media.decode import MediaFile, open_media
 from lookhear.media.encode import write_video
 from lookhear.media.info import MediaInfo
 from lookhear.media.probe import probe
+from lookhear.serve.catalogue import status_of
 from lookhear.serve.work import UnreadableError, Workshop, reasoned
 
 SHORT_SIDE = 480
@@ -162,8 +163,8 @@ class Previews:
         self._under_way: dict[str, asyncio.Task[None]] = {}
 
     async def find(self, job: PreviewJob) -> Path:
-        """The preview of `job`, whose `out` is chosen here. Raises UnreadableError and BusyError."""
-        changed = Path(job.path).stat().st_mtime_ns
+        """The preview of `job`, whose `out` is chosen here. Raises UnreadableError, UnknownFileError and BusyError."""
+        changed = status_of(job.path).st_mtime_ns
         key = f"{job.path}\0{changed}\0{job.start_seconds:.3f}\0{job.seconds:.3f}"
         name = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32] + ".mp4"
         path = self._folder / name

@@ -1,15 +1,15 @@
 """`RangedFile`: a file as an answer, whole or the ranges of it that a player asks for."""
 
-import os
 import re
 
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
-from lookhear.serve.catalogue import UnknownFileError
+from lookhear.serve.catalogue import status_of
 
-_RANGE = r"(?:(\d+)-(\d*)|-\d+)"
+# No file is longer than eighteen digits say, and Python refuses to read numbers of thousands.
+_RANGE = r"(?:(\d{1,18})-(\d{0,18})|-\d{1,18})"
 _RANGES = re.compile(rf"\s*bytes\s*=\s*{_RANGE}(?:\s*,\s*{_RANGE})*\s*", re.IGNORECASE | re.ASCII)
 
 
@@ -21,10 +21,7 @@ class RangedFile(FileResponse):
         asked = [value.decode("latin-1") for name, value in scope["headers"] if name == b"range"]
         if len(asked) != 1 or not is_range(asked[0]):
             scope = {**scope, "headers": [each for each in scope["headers"] if each[0] != b"range"]}
-        try:
-            self.stat_result = await run_in_threadpool(os.stat, self.path)
-        except OSError as error:
-            raise UnknownFileError("the file is not where it was a moment ago; try again") from error
+        self.stat_result = await run_in_threadpool(status_of, str(self.path))
         self.set_stat_headers(self.stat_result)
         await super().__call__(scope, receive, send)
 

@@ -16,8 +16,8 @@ from starlette.background import BackgroundTask
 from lookhear.search.query import Hit
 from lookhear.serve import schemas
 from lookhear.serve.archive import Archive
-from lookhear.serve.catalogue import Order, media_type
-from lookhear.serve.handover import Handover, Made, check_clips, check_sheet, hand_over
+from lookhear.serve.catalogue import Order, media_type, status_of
+from lookhear.serve.handover import Handover, Made, check_clips, check_sheet, hand_over, without_banned
 from lookhear.serve.pictures import (
     FrameJob,
     HeatJob,
@@ -177,7 +177,8 @@ async def about(file_id: FileId, serving: Serving) -> Response:
         return made.model_dump_json().encode()
 
     path = await serving.path_of(file_id)
-    return await serving.picture("application/json", ("about", file_id, path.stat().st_mtime_ns), read)
+    changed = (await serving.workshop.look(status_of, path)).st_mtime_ns
+    return await serving.picture("application/json", ("about", file_id, changed), read)
 
 
 # ---- moments, to be played and seen
@@ -418,6 +419,7 @@ async def _handed_over(serving: Service, hits: list[Hit], kind: Any) -> Response
     folder = tempfile.mkdtemp(dir=serving.workshop.folder, prefix="export-")
     try:
         wanted = Handover(hits=tuple(hits), kind=kind, folder=folder, max_bytes=serving.workshop.settings.max_cut_bytes)
+        wanted = await serving.workshop.look(lambda: without_banned(wanted, serving.archive.catalogue()))
         made: Made = await serving.workshop.exports.run(hand_over, wanted)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

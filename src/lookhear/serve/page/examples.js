@@ -23,15 +23,21 @@ export function asked() {
   };
 }
 
+let sent = Promise.resolve(); // one after the other: the server reads few at one time and sends others away
+
 /** Files that were dropped or chosen, or a recording: each is uploaded and becomes an example. */
-export async function give(files) {
-  await Promise.all([...files].map(giveOne));
+export function give(files) {
+  for (const file of files) {
+    const example = { name: file.name || "recording", state: "reading", progress: 0, use: "both", unlike: false, blob: file };
+    examples.push(example);
+    sent = sent.then(() => send(example));
+  }
+  render();
 }
 
-async function giveOne(file) {
-  const example = { name: file.name || "recording", state: "reading", progress: 0, use: "both", unlike: false, blob: file };
-  examples.push(example);
-  render();
+async function send(example) {
+  if (!examples.includes(example)) return; // taken away while it waited
+  const file = example.blob;
   try {
     if (file.size > limits.max_upload_bytes) {
       throw new api.Problem(`'${example.name}' is larger than ${(limits.max_upload_bytes / 2 ** 20).toFixed(0)} MiB; cut out the part that matters.`, 413);
