@@ -120,6 +120,37 @@ def test_new_changed_renamed_copied_touched_and_deleted(
     assert crawl(media, embedder).unchanged == 8
 
 
+def test_a_folder_that_is_empty_may_be_a_disk_that_is_not_mounted(media: Path, embedder: Embedder) -> None:
+    crawl(media, embedder)
+    disk, elsewhere = media / "sub1", media.parent / "disk"
+    moments = Index(media.parent / "index").status().moments
+    disk.rename(elsewhere)
+    disk.mkdir()
+    count = len(list(elsewhere.iterdir()))
+    for _ in range(2):
+        summary = crawl(media, embedder)
+        assert (summary.deleted, summary.moments, summary.unchanged) == (0, moments, 7)
+        (kept,) = summary.kept
+        assert kept.path == str(disk)
+        assert f"({count}) stays" in kept.reason
+    disk.rmdir()
+    elsewhere.rename(disk)  # mounted again
+    summary = crawl(media, embedder)
+    assert (summary.unchanged, summary.kept) == (7, ())
+    disk.rename(media / "sub2")  # moved, and an empty folder left behind
+    disk.mkdir()
+    summary = crawl(media, embedder)
+    assert (summary.moved, summary.deleted, summary.kept, summary.files) == (count, 0, (), 7)
+
+
+def test_a_folder_that_is_gone_is_gone(media: Path, embedder: Embedder) -> None:
+    crawl(media, embedder)
+    count = len(list((media / "sub1").iterdir()))
+    shutil.rmtree(media / "sub1")
+    summary = crawl(media, embedder)
+    assert (summary.deleted, summary.kept, summary.files) == (count, (), 7 - count)
+
+
 def test_files_that_cannot_be_read(media: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     (media / "empty.mp4").touch()
     (media / "text.mp4").write_text("this is no video " * 100)

@@ -37,6 +37,7 @@ class CrawlSummary:
     seconds: float  # of media in these folders, refused files left out
     refused: tuple[Refused, ...]  # every refused file, also those that were refused before
     waiting: tuple[Refused, ...]  # left for the next crawl: still being written, or the crawl was stopped before them
+    kept: tuple[Refused, ...]  # folders that hold nothing any more, as if a disk were not mounted; their files stay
     approximate: Approximate | None  # how the index is searched where it is too large for an exact search
 
 
@@ -89,6 +90,14 @@ def summarize(target: Index, roots: Iterable[Path], survey: Survey, left: Sequen
         waiting=(
             *(Refused(path=str(seen.full_path), reason=seen.problem) for seen in survey.waiting),
             *(Refused(path=str(seen.full_path), reason="the crawl was stopped before it") for seen in left),
+        ),
+        kept=tuple(
+            Refused(
+                path=str(folder),
+                reason=f"it is empty now, as if its disk were not mounted: what the index has of its files ({count}) "
+                "stays, until they are there again or `lookhear forget` takes them out",
+            )
+            for folder, count in sorted(survey.emptied.items())
         ),
         approximate=status.approximate,
     )

@@ -1,8 +1,9 @@
 """What a crawl has to do: the files that a walk finds, compared with the rows of the index."""
 
+import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,7 @@ class Survey:
     todo: tuple[Seen, ...]
     gone: tuple[FileRow, ...]
     waiting: tuple[Seen, ...]  # left for the next crawl; those that have no row yet are in `todo` too, to get one
+    emptied: Mapping[Path, int]  # folders that hold nothing any more, and how many rows of each stay
 
 
 def roots_of(folders: Sequence[str | Path]) -> list[Path]:
@@ -130,7 +132,14 @@ def survey(
     guard = guard or target
     _check_not_emptied(guard, roots, guard.files(), {Path(*key) for key in found})
     gone = _gone(known, roots, found, unlisted)
-    return Survey(known=tuple(known.values()), todo=tuple(todo), gone=gone, waiting=tuple(waiting))
+    kept = _emptied(gone, moved_to={(seen.size_bytes, seen.mtime_ns) for seen in todo})
+    return Survey(
+        known=tuple(known.values()),
+        todo=tuple(todo),
+        gone=tuple(row for row in gone if row.full_path.parent not in kept),
+        waiting=tuple(waiting),
+        emptied=Counter(folder for row in gone if (folder := kept.get(row.full_path.parent)) is not None),
+    )
 
 
 def _is_link(path: Path) -> bool:
@@ -162,6 +171,28 @@ def _gone(
         if not any(folder in row.full_path.parents for folder in unlisted):
             gone.append(row)
     return tuple(gone)
+
+
+def _emptied(gone: Iterable[FileRow], *, moved_to: Set[tuple[int, int]]) -> dict[Path, Path]:
+    """Folders of files that are gone, each with the folder above it (or itself) that is there and holds nothing.
+
+    So does a place where a disk was mounted look. Not if one of its files is somewhere else now, by size and time.
+    """
+    found: dict[Path, Path] = {}
+    for row in gone:
+        there = next((folder for folder in row.full_path.parents if folder.is_dir()), None)
+        if there is not None and there.is_relative_to(row.library) and _is_empty(there):
+            found[row.full_path.parent] = there
+    left = {found.get(row.full_path.parent) for row in gone if (row.size_bytes, row.mtime_ns) in moved_to}
+    return {folder: there for folder, there in found.items() if there not in left}
+
+
+def _is_empty(folder: Path) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return False
 
 
 def is_within(library: str, roots: Sequence[Path]) -> bool:
