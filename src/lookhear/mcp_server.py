@@ -160,7 +160,7 @@ class Assistant:
         balance: Annotated[float, Field(ge=0, le=1, description="of sound against picture, where both are")] = 0.5,
         filters: Annotated[schemas.Filters, Field(description="which files are searched")] = _ALL_FILES,
         at_least: Annotated[float | None, Field(ge=0, le=1000, description="the least score of a hit")] = None,
-        page: Annotated[int, Field(ge=1, le=100)] = 1,
+        page: Annotated[int, Field(ge=1, le=schemas.MAX_PAGE)] = 1,
         page_size: Annotated[int, Field(ge=1, le=100)] = 10,
     ) -> SearchAnswer:
         """Finds moments of the archive by examples: files, or moments of its own files. Several are one question.

@@ -131,6 +131,12 @@ def test_filters(made: Made, web: Running) -> None:
     assert_same(find(web, example, page_size=3, filters={"folder": day2}), direct)
 
 
+@pytest.mark.parametrize(("page", "size", "last"), [(1, 24, False), (99, 24, False), (100, 24, True), (50, 100, True)])
+def test_the_last_page_has_no_next(page: int, size: int, last: bool) -> None:
+    asked = Search.model_validate({"filters": {"label": "bell"}, "page": page, "page_size": size})
+    assert asked.is_last_page is last
+
+
 @pytest.mark.parametrize(
     ("changes", "status", "sentence"),
     [
@@ -144,6 +150,7 @@ def test_filters(made: Made, web: Running) -> None:
         ({"filters": {"after": "soon"}}, 422, "after"),
         ({"page": 0}, 422, "page"),
         ({"page_size": 1000}, 422, "page_size"),
+        ({"page": 51, "page_size": 100}, 422, "only the best 5,000 hits"),
         ({"at_least": "nan"}, 422, "at_least"),
     ],
 )

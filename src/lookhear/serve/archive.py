@@ -175,7 +175,7 @@ class Archive:
         return schemas.Found(
             hits=tuple(hits),
             page=asked.page,
-            has_more=page.has_more,
+            has_more=page.has_more and not asked.is_last_page,
             best_score=page.best_score,
             chance_score=None if request is None else math.log10(max(catalogue.num_moments, 1)),
             notes=() if request is None else tuple(map(shown, request.notes)),

@@ -14,6 +14,8 @@ ExampleId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{16,64}$")]
 # Texts become parts of patterns and paths, in which there is no NUL.
 Text = Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00]*$")]
 Kind = Literal["ok", "sound_only", "picture_only", "partial"]
+# Each further page is a longer search, in time and memory.
+MAX_PAGE, MAX_LISTED = 100, 5_000
 AnyStatus = Literal["ok", "sound_only", "picture_only", "partial", "refused", "waiting"]
 Use = Literal["both", "sound", "picture"]
 
@@ -89,14 +91,21 @@ class Search(Value):
     at_least: float | None = Field(
         default=None, ge=0, le=1000, allow_inf_nan=False, description="hits that score less are left out"
     )
-    page: int = Field(default=1, ge=1, le=100)
+    page: int = Field(default=1, ge=1, le=MAX_PAGE, description=f"only the best {MAX_LISTED:,} hits are listed")
     page_size: int = Field(default=24, ge=1, le=100)
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Self:
         if not self.examples and (self.counter_examples or not self.filters.label):
             raise ValueError("give one of the examples at least, or filters.label alone, without counter_examples")
+        if self.page * self.page_size > MAX_LISTED:
+            raise ValueError(f"only the best {MAX_LISTED:,} hits are listed; narrow the search with filters")
         return self
+
+    @property
+    def is_last_page(self) -> bool:
+        """Whether no further page may be asked for."""
+        return self.page == MAX_PAGE or (self.page + 1) * self.page_size > MAX_LISTED
 
 
 class HitReference(Value):
