@@ -166,7 +166,7 @@ def test_nothing_here_is_a_sentence(call: Call, arguments: dict[str, Any], answe
         ({"like": ["clip1.mp4@1"], "filters": {"colour": "red"}}, "filters.colour: Extra inputs are not permitted"),
         ({"like": ["clip1.mp4@1"], "filters": {"folder": "/nowhere"}}, "the library has no folder /nowhere"),
         ({"like": ["clip1.mp4@1"], "colour": "red"}, "search has no argument colour; it has sound, picture, clip"),
-        ({"like": 3}, "like: Input should be a valid"),
+        ({"like": 3}, "like: Input should be a valid list"),
         ({"clip": ["example.mp4"]}, "the library has no file example.mp4; give its path"),
         ({"sound": ["broken.mp4"]}, "'broken.mp4' has no moments"),
     ],
@@ -266,7 +266,7 @@ def test_the_index_is_described(made: Made, call: Call) -> None:
     assert skipped["reason"] in {row.reason for row in status.files if row.path == "broken.mp4"}
     assert skipped["reason"]
     assert len(held["listed"]["rows"]) == 6
-    assert found["answer"].startswith("6 files in 1 folders")
+    assert found["answer"].startswith("6 files in 1 folder(s), ")
     listed = answered(call("describe", words="clip0", offset=1))["index"]["listed"]
     assert (listed["total"], [row["path"] for row in listed["rows"]]) == (2, ["day2/again/clip0.mp4"])
 
