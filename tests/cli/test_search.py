@@ -1,7 +1,6 @@
 """If these fail, `lookhear search` finds other moments than `Index.search`, or is silent where there are none."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,10 +141,3 @@ def test_files_are_listed_by_paths_that_other_verbs_take(made: Path, capsys: pyt
     listed = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
     assert listed == [str(made / "media" / f"clip{number}.mp4") for number in range(4)]
     assert asked(made, capsys, "--like", f"{listed[2]}@1")
-
-
-def test_seconds_of_media_are_said_in_milliseconds(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = Index(made / "index")
-    rows = [replace(row, seconds=seconds) for row, seconds in zip(held.files(), (0.1, 0.2, 3.0), strict=False)]
-    monkeypatch.setattr(held, "files", lambda: rows)
-    assert held.status().seconds == 3.3  # 0.1 + 0.2 + 3.0 is 3.3000000000000003
