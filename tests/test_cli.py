@@ -97,6 +97,13 @@ def test_tabs_and_newlines_are_escaped(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out == 'a.b\t1\nc\t[1, 2.5]\ne\ttrue\nf\t[{"x": null}]\n'
 
 
+def test_talk_does_nothing_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    from lookhear.console import say
+
+    say("lookhear: 'T\u00fcr\x1b[2J\x9b31m\r.mp4' is damaged\nand so on")
+    assert capsys.readouterr().err == "lookhear: 'T\u00fcr\ufffd[2J\ufffd31m\ufffd.mp4' is damaged\nand so on\n"
+
+
 def test_progress_without_a_terminal_is_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     from lookhear.console import show_progress
 

@@ -166,7 +166,7 @@ def test_nothing_here_is_a_sentence(call: Call, arguments: dict[str, Any], answe
         ({"like": ["clip1.mp4@1"], "filters": {"colour": "red"}}, "filters.colour: Extra inputs are not permitted"),
         ({"like": ["clip1.mp4@1"], "filters": {"folder": "/nowhere"}}, "the library has no folder /nowhere"),
         ({"like": ["clip1.mp4@1"], "colour": "red"}, "search has no argument colour; it has sound, picture, clip"),
-        ({"like": 3}, "like: Input should be a valid"),
+        ({"like": 3}, "like: Input should be a valid list"),
         ({"clip": ["example.mp4"]}, "the library has no file example.mp4; give its path"),
         ({"sound": ["broken.mp4"]}, "'broken.mp4' has no moments"),
     ],

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,8 +36,9 @@ def out(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """A line of talk."""
-    print(text, file=sys.stderr, flush=True)
+    """A line of talk. File names in it may hold what a terminal obeys: it is shown without."""
+    shown = (letter if letter == "\n" or unicodedata.category(letter) != "Cc" else "\ufffd" for letter in text)
+    print("".join(shown), file=sys.stderr, flush=True)
 
 
 def _escape(value: object) -> str:

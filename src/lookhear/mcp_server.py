@@ -422,7 +422,8 @@ class _Server(MCPServer[Any]):
             if isinstance(cause, ValidationError):
                 first = cause.errors()[0]
                 place = ".".join(map(str, first["loc"]))
-                raise ToolError(shown(f"{place or name}: {first['msg']}; mend that and call {name} again")) from None
+                reason = first["msg"].replace("valid tuple", "valid list")  # as JSON calls it
+                raise ToolError(shown(f"{place or name}: {reason}; mend that and call {name} again")) from None
             raise
 
 

@@ -267,6 +267,16 @@ def test_hits_as_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- with files
 
 
+def test_a_damaged_example_is_searched_by_what_is_left_of_it_and_says_so(tmp_path: Path) -> None:
+    whole = make_clip(tmp_path / "whole.mkv", 1, seconds=4.0)
+    (tmp_path / "cut.mkv").write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    embedder = in_memory_embedder()
+    cut = make_query(embedder, clip=tmp_path / "cut.mkv", hop_seconds=HOP)
+    assert "cut.mkv' is searched for as far as it can be read: ends at " in cut.note
+    assert "of the 4.00 s that its header declares" in cut.note
+    assert make_query(embedder, clip=whole, hop_seconds=HOP).note == ""
+
+
 def test_the_beginning_of_a_long_file_is_the_query(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examples_module, "MAX_QUERY_SECONDS", 2.0)
     embedder = in_memory_embedder()

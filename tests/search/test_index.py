@@ -4,6 +4,7 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,12 @@ def test_status_counts_what_is_there(index: Index) -> None:
     assert status.counts == {"ok": 1, "refused": 1}
     assert (status.moments, status.seconds) == (3, 1.0)
     assert [file.reason for file in status.files] == ["", "for a reason"]
+
+
+def test_seconds_of_media_are_said_in_milliseconds(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [replace(row(f"{seconds}.mp4", f"{seconds}"), seconds=seconds) for seconds in (0.1, 0.2, 3.0)]
+    monkeypatch.setattr(index, "files", lambda: rows)
+    assert index.status().seconds == 3.3  # 0.1 + 0.2 + 3.0 is 3.3000000000000003
 
 
 def test_an_index_of_another_model_is_refused(tmp_path: Path) -> None:

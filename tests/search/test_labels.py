@@ -131,6 +131,8 @@ def test_models_and_settings_that_cannot_be(place: Path, classifier: Embedder) -
         label(in_memory_embedder(), index_path=place)
     with pytest.raises(ConfigError, match="threshold"):
         label(classifier, index_path=place, threshold=1.5)
+    with pytest.raises(ConfigError, match="top is 0"):
+        label("no-such-model", index_path=place, top=0)  # said before the model is looked for
     with pytest.raises(IndexStateError, match="has no labels; make them"):
         find_label(Index(place), "bell")
     named(classifier, place)
@@ -246,7 +248,15 @@ def test_verbs(place: Path, classifier: Embedder, capsys: pytest.CaptureFixture[
     hits = json.loads(capsys.readouterr().out)
     assert [hit["score"] for hit in hits] == [hit.score for hit in find_label(Index(place), "bell")]
     assert cli.main(["search", "--index", str(place), "--label", "bell", "--at-least", "2"]) == 0
-    assert "nothing here" in capsys.readouterr().err
+    best = f"the best of page 1 has {hits[0]['score']:.2f}"
+    assert f"no stretch that was labelled 'bell' reaches 2, {best}" in capsys.readouterr().err
+    second = ["search", "--index", str(place), "--label", "bell", "--top", "1", "--page", "2", "--at-least", "2"]
+    assert cli.main(second) == 0
+    assert f"the best of page 2 has {hits[1]['score']:.2f}" in capsys.readouterr().err
+    assert cli.main(["search", "--index", str(place), "--label", "bell", "--page", "99"]) == 0
+    assert "nothing here: there is no page 99" in capsys.readouterr().err
+    assert cli.main(["search", "--index", str(place), "--label", "bell", "--name", "none"]) == 0
+    assert "no stretch that was labelled 'bell' and passes the filters (name none)" in capsys.readouterr().err
     assert cli.main(["search", "--index", str(place), "--label", "bell", "--sound", "a.wav"]) == 1
     assert "--label is asked alone" in capsys.readouterr().err
     words = ["search", "--index", str(place), "--like", "0.mp4@1", "--labelled", "door", "--json"]

@@ -261,8 +261,21 @@ class Search:
         where = self._where()
         hits = find_label(index, name, where=where, top=self.top, page=self.page, at_least=self.at_least)
         if not hits:
-            say(f"nothing here: no stretch that was labelled '{name}' is on page {self.page}{where.and_passes}")
+            first = (self.page - 1) * self.top + 1  # the rank of the first hit of the page
+            best = find_label(index, name, where=where, top=1, page=first) if self.at_least is not None else []
+            nothing = f"no stretch that was labelled '{name}'{where.and_passes}"
+            self._say_nothing(best, of=f"stretch that was labelled '{name}'", nothing=nothing)
         return hits
+
+    def _say_nothing(self, below: "list[Hit]", *, of: str, nothing: str) -> None:
+        """Why there are no hits. `below`: what there is without --at-least, the best first."""
+        if below:
+            best = f"the best of page {self.page} has {below[0].score:.2f}"
+            say(f"nothing here: no {of} reaches {self.at_least:g}, {best}")
+        elif self.page > 1:
+            say(f"nothing here: there is no page {self.page}")
+        else:
+            say(f"nothing here: {nothing}")
 
     def hits(self, index: "Index") -> "list[Hit]":
         """The hits; where there are none, says so, and what was left out of a query."""
@@ -297,13 +310,8 @@ class Search:
             say(f"approximate search: {index.facts.approximate.recall}")
         if not hits:
             below = find(None) if self.at_least is not None else []
-            if below:
-                best = f"the best of page {page} has {below[0].score:.2f}"
-                say(f"nothing here: no moment reaches {self.at_least:g}, {best}")
-            elif page > 1:
-                say(f"nothing here: there is no page {page}")
-            else:
-                say(f"nothing here: the index has no moment that can be compared{where.and_passes}")
+            nothing = f"the index has no moment that can be compared{where.and_passes}"
+            self._say_nothing(below, of="moment", nothing=nothing)
         return hits
 
     def _where(self) -> "Where":

@@ -134,20 +134,24 @@ class QueryPlan:
     num_phases: int
     step_seconds: float  # from one window to the next
     end_seconds: float | None  # where the query ends, on the file's clock; None: with the file
-    note: str  # what of the file is left out, if anything
+    note: str  # what of the file is left out or damaged, if anything
 
 
 def plan_query(info: MediaInfo, *, window_seconds: float, hop_seconds: float, name: str) -> QueryPlan:
     """How a file is cut to be a query of an index with this hop; `name` is what the note calls it."""
-    seconds, end, note = info.end_seconds - info.start_seconds, None, ""
+    seconds, end, notes = info.end_seconds - info.start_seconds, None, []
+    if info.problems:
+        notes.append(f"'{name}' is searched for as far as it can be read: {'; '.join(info.problems)}")
     if seconds > MAX_QUERY_SECONDS:
         end = info.start_seconds + MAX_QUERY_SECONDS
-        note = (
+        notes.append(
             f"'{name}' lasts {seconds:.0f} s, which is more than a query of {MAX_QUERY_SECONDS:.0f} s: "
             "only its beginning is searched for; cut out the part that matters"
         )
     num_phases = _num_phases(min(seconds, MAX_QUERY_SECONDS), window_seconds, hop_seconds)
-    return QueryPlan(num_phases=num_phases, step_seconds=hop_seconds / num_phases, end_seconds=end, note=note)
+    return QueryPlan(
+        num_phases=num_phases, step_seconds=hop_seconds / num_phases, end_seconds=end, note="; ".join(notes)
+    )
 
 
 def query_of(embeddings: "Embeddings", plan: QueryPlan, *, window_seconds: float) -> Query | None:

@@ -84,7 +84,8 @@ def read_facts(path: Place, *, is_next: bool = False) -> IndexFacts:
         data: Any = json.loads((path / name).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         what = f"{path} is not an index" if path.exists() else f"there is no index at {path}"
-        raise IndexStateError(f"{what}; make one with `lookhear index FOLDER --model CHECKPOINT`") from None
+        how = f"make one with `lookhear index FOLDER --model CHECKPOINT --index {path}`"
+        raise IndexStateError(f"{what}; {how}") from None
     except (OSError, ValueError) as error:
         raise IndexStateError(f"cannot read {path / name} ({error}); make the index again") from None
     found = data.get("format") if isinstance(data, dict) else None

@@ -43,7 +43,8 @@ def forget(paths: Sequence[str | Path], *, index_path: str | Place = "lookhear.i
         for path in paths:
             if known.isdisjoint((Path(path).absolute(), Path(path).resolve())):
                 raise IndexStateError(
-                    f"{target.path} knows nothing of {path}; `lookhear status --files` lists what it knows"
+                    f"{target.path} knows nothing of {path}; `lookhear status --files --index {target.path}` "
+                    "lists what it knows"
                 )
         rows = [row for row in before if _is_in(row.full_path, named)]
         stay = {row.file_id for row in before if row.num_moments and not _is_in(row.full_path, named)}

@@ -131,7 +131,7 @@ class Index:
             hop_seconds=facts.hop_seconds,
             libraries=facts.libraries,
             counts=dict(sorted(counts.items())),
-            seconds=sum(row.seconds for row in files if row.status != "refused"),
+            seconds=round(sum(row.seconds for row in files if row.status != "refused"), 3),
             # Files with the same bytes share their moments; of one that was refused under other limits there are none.
             moments=sum({row.file_id: row.num_moments for row in files if row.num_moments}.values()),
             files=tuple(files),

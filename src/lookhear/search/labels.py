@@ -25,7 +25,7 @@ from lookhear.search.summary import Refused
 from lookhear.search.survey import stat_of
 from lookhear.search.tables import FileRow
 from lookhear.tasks.labels.logits import classes_of, read_by
-from lookhear.tasks.labels.moments import DEFAULT_THRESHOLD, classify
+from lookhear.tasks.labels.moments import DEFAULT_THRESHOLD, check_choice, classify
 
 if TYPE_CHECKING:
     from lookhear.embedder import Embedder
@@ -63,6 +63,7 @@ def label(
     was indexed is left out. Raises CheckpointError for a model without classes, ConfigError for a `top` or `threshold`
     that makes no sense, IndexStateError while another process writes to the index.
     """
+    check_choice(top, threshold)  # before anything is loaded or read
     from lookhear.embedder import Embedder, load
 
     embedder = model if isinstance(model, Embedder) else load(model)

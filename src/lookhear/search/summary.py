@@ -85,7 +85,7 @@ def summarize(target: Index, roots: Iterable[Path], survey: Survey, left: Sequen
         **changes,
         deleted=len(gone) - changes["moved"],
         moments=status.moments,
-        seconds=sum(row.seconds for row in rows if row.status != "refused"),
+        seconds=round(sum(row.seconds for row in rows if row.status != "refused"), 3),
         refused=tuple(Refused(path=str(row.full_path), reason=row.reason) for row in rows if row.status == "refused"),
         waiting=(
             *(Refused(path=str(seen.full_path), reason=seen.problem) for seen in survey.waiting),

@@ -109,12 +109,16 @@ async def _invalid(request: Request, error: Exception) -> Response:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
     reason = first["msg"].removeprefix("Value error, ")  # which pydantic puts before what our own checks say
+    reason = reason.replace("valid tuple", "valid list")  # as JSON calls it
     return problem(422, f"{place or 'the request'}: {reason}; see /api/openapi.json")
 
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    sentences = {404: "there is nothing here; /api/openapi.json says what there is", 405: "not in this way"}
+    sentences = {
+        404: "there is nothing here; /api/openapi.json says what there is",
+        405: "not by this method; /api/openapi.json says by which",
+    }
     answer = problem(error.status_code, sentences.get(error.status_code, str(error.detail)))
     answer.headers.update(error.headers or {})
     return answer

@@ -91,7 +91,7 @@ class Archive:
             libraries=tuple(map(shown, facts.libraries)),
             counts=dict(sorted(counts.items())),
             files=len(catalogue.rows),
-            seconds=sum(row.seconds for row in catalogue.rows if row.status != "refused"),
+            seconds=round(sum(row.seconds for row in catalogue.rows if row.status != "refused"), 3),
             moments=catalogue.num_moments,
             formats=FORMATS,
             limits=schemas.Limits(

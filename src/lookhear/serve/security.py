@@ -181,7 +181,9 @@ class Guard:
             return None if self._has_token(headers) else _refuse(401, "that is not the token of this server")
         if self._has_token(headers) or self._sessions.knows(session_of(headers)):
             return None
-        return _refuse(401, "this server wants its token: open the address that it showed when it was started")
+        return _refuse(
+            401, "this server wants its token, as `Authorization: Bearer TOKEN` or in the address after #token="
+        )
 
     def _has_token(self, headers: Headers) -> bool:
         kind, _, given = headers.get("authorization", "").partition(" ")

@@ -66,8 +66,7 @@ def classify(
     Raises MediaError for a file that cannot be read or has nothing that the mode reads, CheckpointError for a model
     without classes, ConfigError for a `top` or `threshold` that makes no sense.
     """
-    if top < 1 or not 0 <= threshold <= 1:
-        raise ConfigError(f"top is {top} and threshold {threshold}; they must be at least 1, and from 0 to 1")
+    check_choice(top, threshold)
     from lookhear.embedder import Embedder, load
 
     embedder = model if isinstance(model, Embedder) else load(model)
@@ -84,6 +83,12 @@ def classify(
         wanted = mode or classifier_of(embedder).config.mode
         raise MediaError(f"'{path}' has nothing that mode '{wanted}' reads; choose another mode or another file")
     return merging.finish()
+
+
+def check_choice(top: int, threshold: float) -> None:
+    """Raises ConfigError for a `top` or `threshold` that makes no sense."""
+    if top < 1 or not 0 <= threshold <= 1:
+        raise ConfigError(f"top is {top} and threshold {threshold}; they must be at least 1, and from 0 to 1")
 
 
 def window_scores(

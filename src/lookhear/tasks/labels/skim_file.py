@@ -15,12 +15,12 @@ from torch import Tensor
 
 from lookhear.data.vectors import Part
 from lookhear.data.windows import Span, WindowPlan, Windows
-from lookhear.errors import CheckpointError, ConfigError, MediaError
+from lookhear.errors import CheckpointError, MediaError
 from lookhear.media.decode import MediaFile, open_media
 from lookhear.models.checkpoint import LoadedCheckpoint
 from lookhear.models.skimmer import STREAMS, Moments, Selection, Skim, Skimmer
 from lookhear.models.transformer import Stream
-from lookhear.tasks.labels.moments import DEFAULT_THRESHOLD, LabelledMoment
+from lookhear.tasks.labels.moments import DEFAULT_THRESHOLD, LabelledMoment, check_choice
 from lookhear.tasks.labels.skimming import load_skimmer, moments_used
 
 if TYPE_CHECKING:
@@ -70,8 +70,7 @@ def skim(
     Raises MediaError for a file that cannot be read or has nothing that the skimmer reads, CheckpointError for a
     model whose features it did not learn from, ConfigError for a `top` or `threshold` that makes no sense.
     """
-    if top < 1 or not 0 <= threshold <= 1:
-        raise ConfigError(f"top is {top} and threshold {threshold}; they must be at least 1, and from 0 to 1")
+    check_choice(top, threshold)
     from lookhear.embedder import Embedder, load
 
     embedder = model if isinstance(model, Embedder) else load(model)
