@@ -72,7 +72,7 @@ def test_written_to_a_file(hits: list[Hit], capsys: pytest.CaptureFixture[str]) 
 
 
 def test_clips_and_a_sheet(hits: list[Hit], capsys: pytest.CaptureFixture[str]) -> None:
-    assert search("--cut", "clips", "--sheet", "sheet.png") == 0
+    assert search("--cut", "clips", "--sheet", "sheet.png") == 1, "scripts must know that a clip was left out"
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) == 3
     assert "wrote 2 of 3 clips to clips" in printed.err
@@ -83,6 +83,8 @@ def test_clips_and_a_sheet(hits: list[Hit], capsys: pytest.CaptureFixture[str]) 
         "clips.csv",
     ]
     assert Path("sheet.png").read_bytes().startswith(b"\x89PNG")
+    del hits[1]
+    assert search("--cut", "others") == 0
 
 
 def test_no_hits_make_a_table_and_nothing_else(
@@ -101,7 +103,7 @@ def test_no_hits_make_a_table_and_nothing_else(
         (("--exact",), "name a folder for them with --cut"),
         (("--json", "--format", "csv"), "leave one of them out"),
         (("--sheet", "media/dog.mp4/sheet.png"), "cannot write"),
-        (("--sheet", "media/dog.mp4"), "it is there already"),
+        (("--sheet", "media/dog.mp4"), "a contact sheet is a PNG; name a file such as dog.png"),
         (("--out", "media/dog.mp4"), "it is there already"),
         (("--cut", "media/clips"), "which is indexed"),
         (("--cut", "lookhear.index"), "is not empty"),

@@ -53,6 +53,8 @@ def named(classifier: Embedder, place: Path, **options: object) -> LabelSummary:
 def test_files_have_the_labels_that_the_classifier_gives_them(place: Path, classifier: Embedder) -> None:
     summary = named(classifier, place, top=2)
     assert (summary.files, summary.labelled, summary.unchanged, summary.left_out) == (3, 3, 0, ())
+    counts = Index(place).status().labels
+    assert sum(counts.values()) == summary.stretches, "of files with the same bytes once"
     found = labels_of(place)
     assert found["1.mp4"] == found["copy.mp4"]
     for name in ("0.mp4", "1.mp4"):

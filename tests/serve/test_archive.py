@@ -12,6 +12,7 @@ from lookhear.search.crawl import index
 from lookhear.search.filters import Where
 from lookhear.search.index import Index
 from lookhear.search.query import Hit
+from lookhear.serve.schemas import Search
 from tiny_embedder import make_clip, save_tiny
 from web_library import Made, Running, running
 

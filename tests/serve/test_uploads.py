@@ -81,6 +81,12 @@ def test_too_large(made: Made) -> None:
         assert web.client.post("/api/uploads", content=b"x" * 1000).status_code == 422
 
 
+def test_a_form_is_no_file(made: Made, web: Running) -> None:
+    answer = web.client.post("/api/uploads", files={"file": made.clip(0).read_bytes()})
+    assert answer.status_code == 422
+    assert "send the bytes of the file alone" in answer.json()["error"]
+
+
 def test_other_questions_are_short(web: Running) -> None:
     answer = web.client.post("/api/search", content=b" " * (1 << 21), headers={"content-type": "application/json"})
     assert answer.status_code == 413

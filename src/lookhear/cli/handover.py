@@ -32,8 +32,8 @@ def give_hits(hits: "Sequence[Hit]", *, format: "Format", file: Path | None) -> 
     _say_notes(rendered.notes)
 
 
-def give_clips(hits: "Sequence[Hit]", folder: Path, *, exact: bool, libraries: Sequence[str]) -> None:
-    """Cuts hits into `folder`, and says where copied clips begin before the moment."""
+def give_clips(hits: "Sequence[Hit]", folder: Path, *, exact: bool, libraries: Sequence[str]) -> bool:
+    """Cuts hits into `folder`, and says where copied clips begin before the moment; whether every hit has a clip."""
     from lookhear.search.cut import LIST_NAME, cut_hits
 
     with show_progress("clips") as progress:
@@ -43,6 +43,7 @@ def give_clips(hits: "Sequence[Hit]", folder: Path, *, exact: bool, libraries: S
         say(f"{clip.clip}: {clip.start_seconds:.3f} to {clip.end_seconds:.3f} s of {clip.path}, {how}")
     say(f"wrote {len(done.clips)} of {len(hits)} clips to {folder}; {LIST_NAME} says what each one is")
     _say_skipped(done.skipped)
+    return not done.skipped
 
 
 def give_sheet(hits: "Sequence[Hit]", file: Path) -> None:

@@ -23,7 +23,7 @@ class IndexFolders:
     """Make or update a search index of folders. Only new and changed files are read."""
 
     folders: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """One folder or several; with --beside those of the index are added."""
+    """One folder or several; without any those that the index has, which --beside takes in any case."""
     model: str | None = None
     """A checkpoint or a run folder. An index remembers its model."""
     index: IndexPlace = "lookhear.index"
@@ -224,8 +224,8 @@ class Search:
     sheet: Path | None = None
     """A PNG file for a contact sheet: a frame of every hit, with file, time and score."""
 
-    def run(self) -> None:
-        """Searches and prints the hits, best first, or writes them."""
+    def run(self) -> int:
+        """Searches and prints the hits, best first, or writes them. 1 where a clip of --cut was left out."""
         from lookhear.cli.handover import give_clips, give_hits, give_sheet
         from lookhear.search.cut import check_clip_folder
         from lookhear.search.export import check_new_file
@@ -237,6 +237,8 @@ class Search:
             raise UserError("--exact says how clips are cut; name a folder for them with --cut")
         index = Index(self.index, model=self.model)
         libraries = index.facts.libraries
+        if self.sheet is not None and self.sheet.suffix.lower() != ".png":
+            raise UserError(f"{self.sheet}: a contact sheet is a PNG; name a file such as {self.sheet.stem}.png")
         for file in (self.out, self.sheet):  # before the search, which takes longer
             if file is not None:
                 check_new_file(file)
@@ -244,10 +246,12 @@ class Search:
             check_clip_folder(self.cut, libraries)
         hits = self.hits(index) if self.label is None else self._hits_by_label(index, self.label)
         give_hits(hits, format="json" if self.json else self.format, file=self.out)
+        all_cut = True
         if self.cut is not None and hits:
-            give_clips(hits, self.cut, exact=self.exact, libraries=libraries)
+            all_cut = give_clips(hits, self.cut, exact=self.exact, libraries=libraries)
         if self.sheet is not None and hits:
             give_sheet(hits, self.sheet)
+        return 0 if all_cut else 1
 
     def _hits_by_label(self, index: "Index", name: str) -> "list[Hit]":
         from lookhear.search.labels import find_label

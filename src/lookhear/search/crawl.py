@@ -92,6 +92,8 @@ def index(
 ) -> CrawlSummary:
     """Makes the index at `index_path`, or brings it up to date with `folders`; other folders in it stay as they are.
 
+    Without `folders`, all that the index has are meant.
+
     `model` is a checkpoint, a run folder or an Embedder; an index that exists remembers its own, and its hop.
     `beside` takes another model or hop for an index that exists: a new index of all its folders (and `folders`) is made
     beside it, which searches do not see, and takes its place when it is complete; killed and run again it goes on. The
@@ -113,7 +115,7 @@ def index(
     )
     path = place_of(index_path)
     if not beside:
-        roots = roots_of(folders)
+        roots = roots_of(folders or Index(path).facts.libraries)
         return crawl(open_index(path, model, hop_seconds), roots, options, progress=progress)
     old = Index(path)
     with old.writing():

@@ -18,7 +18,7 @@ import functools
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,7 +28,6 @@ from lookhear.search.approximate import make_approximate, near_library
 from lookhear.search.bucket import Place, kept_folders, place_of
 from lookhear.search.facts import (
     FORMAT,
-    Approximate,
     IndexFacts,
     drop_next,
     drop_strays,
@@ -45,6 +44,7 @@ from lookhear.search.labelled import check_label, from_text
 from lookhear.search.large import AnyLibrary, Calibrations, scanned_library
 from lookhear.search.lease import LASTING, Right, right_to_write
 from lookhear.search.library import LIKENESS, LibraryFile
+from lookhear.search.status import IndexStatus, index_status
 from lookhear.search.tables import FileRow, MomentRows, Tables
 
 if TYPE_CHECKING:
@@ -62,23 +62,6 @@ _GROWTH = 1.5
 __all__ = ["FileRow", "Index", "IndexStatus", "MomentRows", "create_index", "create_index_beside"]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class IndexStatus:
-    """What an index holds."""
-
-    path: str
-    model: str
-    fingerprint: str
-    window_seconds: float
-    hop_seconds: float
-    libraries: tuple[str, ...]
-    counts: dict[str, int]  # of files, by status
-    seconds: float  # of media, refused files left out
-    moments: int
-    files: tuple[FileRow, ...]
-    approximate: Approximate | None = None  # None where searches are exact
 
 
 class Index:
@@ -119,24 +102,7 @@ class Index:
     def status(self) -> IndexStatus:
         """Counts and rows as they are now."""
         files = self._steadily(self.files)
-        counts: dict[str, int] = {}
-        for row in files:
-            counts[row.status] = counts.get(row.status, 0) + 1
-        facts = self.facts
-        return IndexStatus(
-            path=str(self.path),
-            model=facts.model,
-            fingerprint=facts.fingerprint,
-            window_seconds=facts.window_seconds,
-            hop_seconds=facts.hop_seconds,
-            libraries=facts.libraries,
-            counts=dict(sorted(counts.items())),
-            seconds=round(sum(row.seconds for row in files if row.status != "refused"), 3),
-            # Files with the same bytes share their moments; of one that was refused under other limits there are none.
-            moments=sum({row.file_id: row.num_moments for row in files if row.num_moments}.values()),
-            files=tuple(files),
-            approximate=facts.approximate,
-        )
+        return index_status(str(self.path), self.facts, files)
 
     def refresh(self) -> None:
         """Follows index.json: another process may have added libraries or replaced the tables."""

@@ -13,6 +13,7 @@ from lookhear.errors import ConfigError, UserError
 from lookhear.progress import Progress, quiet
 from lookhear.search.bucket import Place, place_of
 from lookhear.search.crawl import CrawlOptions, crawl, open_index
+from lookhear.search.index import Index
 from lookhear.search.summary import CrawlSummary
 from lookhear.search.survey import Look, look_at, roots_of
 
@@ -43,7 +44,7 @@ def watch(
     if not every_seconds > 0:
         raise ConfigError(f"a look every {every_seconds:g} s is not possible; give seconds above 0")
     options = options or CrawlOptions(settle_seconds=SETTLE_SECONDS)
-    roots = roots_of(folders)
+    roots = roots_of(folders or Index(place_of(index_path)).facts.libraries)
     target = open_index(place_of(index_path), model, hop_seconds)
     before: Look | None = None
     complaint = ""

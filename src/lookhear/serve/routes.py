@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 
+from lookhear.errors import UserError
 from lookhear.search.query import Hit
 from lookhear.serve import schemas
 from lookhear.serve.archive import Archive
@@ -33,7 +34,7 @@ from lookhear.serve.previews import PreviewJob, Previews, read_info
 from lookhear.serve.ranged import RangedFile
 from lookhear.serve.security import COOKIE, Access, Sessions, session_of
 from lookhear.serve.uploads import plain_name, read_example, receive
-from lookhear.serve.work import Workshop
+from lookhear.serve.work import UnreadableError, Workshop
 
 MAX_STRIP_SECONDS = 300.0
 REPORT_HEADER = "x-lookhear-report"
@@ -264,6 +265,8 @@ async def strip(
     height: Height = 64,
 ) -> Response:
     """A PNG whose alpha says how loud it is: a waveform, or a spectrogram with low pitches at the bottom."""
+    if end <= start:
+        raise UserError(f"the stretch ends at {end:g} s, before it begins at {start:g} s")
     path = await serving.path_of(file_id)
     start, end = round(start, 2), round(min(max(end, start + 0.05), start + MAX_STRIP_SECONDS), 2)
     job = StripJob(path=str(path), start_seconds=start, end_seconds=end, kind=kind, width=width, height=height)
@@ -314,6 +317,8 @@ async def upload(
 ) -> schemas.Upload:
     """The body is a sound, a picture or a clip. It is read, embedded and removed; the vectors are kept for a while."""
     workshop, archive = serving.workshop, serving.archive
+    if request.headers.get("content-type", "").startswith("multipart/"):
+        raise UnreadableError("this is a form; send the bytes of the file alone, as `curl --data-binary @FILE` does")
     declared = request.headers.get("content-length", "")
     embedder = await workshop.infer(archive.embedder)
     hop_seconds = archive.index.facts.hop_seconds
