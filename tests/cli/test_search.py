@@ -137,7 +137,7 @@ def test_forget_and_index_with_their_options(tmp_path: Path, capsys: pytest.Capt
     assert "files\t1" in capsys.readouterr().out
     newer = str(save_tiny(tmp_path / "newer.safetensors", seed=4))
     assert cli.main(["index", *where, "--model", newer]) == 1
-    assert "name one or several" in capsys.readouterr().err
+    assert "was made by another model" in capsys.readouterr().err
     assert cli.main(["index", str(tmp_path / "media"), *where, "--model", newer]) == 1
     assert "--beside" in capsys.readouterr().err
     assert cli.main(["index", *where, "--model", newer, "--beside", "--watch"]) == 1

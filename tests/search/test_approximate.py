@@ -19,7 +19,7 @@ from lookhear.search.calibration import calibrate
 from lookhear.search.facts import Approximate
 from lookhear.search.filters import Where
 from lookhear.search.labelled import FileLabels, LabelledStretch
-from lookhear.search.library import Library
+from lookhear.search.library import LIKENESS, Library, weighed
 from lookhear.search.query import Hit, Place, Query, Terms, find_moments
 from lookhear.search.snapshot import Neighbours, Snapshot
 from lookhear.search.tables import Tables
@@ -221,7 +221,7 @@ def test_recall_is_of_what_searches_ask(tmp_path: Path) -> None:
     sample = approximate_module._sample(tables.snapshot(), 20, WIDTH // 2)
     across, within = sample.asked("sound", "picture"), sample.asked("sound", "sound")
     assert not across[:, WIDTH // 2 :].any()
-    assert torch.allclose(within, sample.vectors["sound"] / 2)
+    assert torch.allclose(within, weighed(sample.vectors["sound"], WIDTH // 2, LIKENESS))
     snapshot = tables.snapshot()
     keys = snapshot.keys().row_id
     stored = snapshot.vectors(keys).visual

@@ -273,9 +273,3 @@ def test_a_file_that_goes_while_it_is_asked_for(
 )
 def test_what_a_range_is(value: str, known: bool) -> None:
     assert is_range(value) is known
-
-
-def test_a_strip_of_nothing(made: Made, web: Running) -> None:
-    answer = web.client.get(f"/api/files/{web.file_id(made.clip(0))}/strip", params={"start": 3, "end": 1})
-    assert answer.status_code == 400
-    assert "ends at 1 s, before it begins at 3 s" in answer.json()["error"]

@@ -13,7 +13,6 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 
-from lookhear.errors import UserError
 from lookhear.search.query import Hit
 from lookhear.serve import schemas
 from lookhear.serve.archive import Archive
@@ -265,8 +264,6 @@ async def strip(
     height: Height = 64,
 ) -> Response:
     """A PNG whose alpha says how loud it is: a waveform, or a spectrogram with low pitches at the bottom."""
-    if end <= start:
-        raise UserError(f"the stretch ends at {end:g} s, before it begins at {start:g} s")
     path = await serving.path_of(file_id)
     start, end = round(start, 2), round(min(max(end, start + 0.05), start + MAX_STRIP_SECONDS), 2)
     job = StripJob(path=str(path), start_seconds=start, end_seconds=end, kind=kind, width=width, height=height)
