@@ -166,6 +166,7 @@ def test_a_thousand_are_uploaded(made: Made, originals: dict[str, bytes]) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_thousand_are_indexed(index_path: Path, tmp_path: Path, moving: dict[str, bytes]) -> None:
     warm_up = write_all((tmp_path / "first").resolve(), mutants(moving, WARM_UP, seed=1))
     many = write_all((tmp_path / "many").resolve(), mutants(moving, MANY))
