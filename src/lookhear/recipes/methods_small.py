@@ -2,8 +2,8 @@
 
 They differ in their objective alone, so what comes out can be compared. Encoders are transformers of one block on
 tokens that convolutions made, as in the recipe `tiny` and of its size, on its windows (0.8 s, three pictures of
-96 x 72), two windows of each of 16 clips in a step. With AVID's small convolutional encoders of that size, a step took
-three times as long on a CPU, and for one end-to-end run after as many seconds R@1 of 192 was .02 instead of .3.
+96 x 72), two windows of each of 16 clips in a step. AVID's small convolutional encoders learned far less in as much
+time on a CPU (docs/methods.md).
 
 Embeddings are normalised over the batch, which was published for none of them: without, those of all clips begin alike,
 and in the few hundred steps of a small run banks never got away from that. Small steps for the same reason: a bank
