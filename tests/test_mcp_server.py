@@ -132,6 +132,13 @@ def test_a_moment_and_filters_answer_as_the_index_does(made: Made, call: Call) -
     assert [(hit["path"], hit["peak_seconds"]) for hit in found["hits"]] == [
         (hit.path, hit.peak_seconds) for hit in hits
     ]
+    looks, meaning = (
+        answered(call("search", like=["day2/clip2.mp4@1.5"], within="sound", likeness=likeness))["hits"]
+        for likeness in (1.0, 0.0)
+    )
+    direct = Index(made.index).search(like="day2/clip2.mp4@1.5", within="sound", likeness=1.0)
+    assert [hit["score"] for hit in looks] == pytest.approx([hit.score for hit in direct])
+    assert [hit["score"] for hit in looks] != [hit["score"] for hit in meaning]
     stretch = answered(call("search", like=["day2/clip2.mp4@1-2"], not_like=["day0/clip0.mp4@1"], page_size=1))
     assert len(stretch["hits"]) == 1
 

@@ -36,19 +36,18 @@ def out(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """A line of talk. File names in it may hold what a terminal obeys: it is shown without."""
-    shown = (letter if letter == "\n" or unicodedata.category(letter) != "Cc" else "\ufffd" for letter in text)
-    print("".join(shown), file=sys.stderr, flush=True)
+    """A line of talk."""
+    print(_plain(text, keep="\n"), file=sys.stderr, flush=True)
+
+
+def _plain(text: str, *, keep: str = "") -> str:
+    """A file name may hold what a terminal obeys: it is shown without."""
+    return "".join(letter if letter in keep or unicodedata.category(letter)[0] != "C" else "\ufffd" for letter in text)
 
 
 def _escape(value: object) -> str:
     text = str(value)
     return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
-
-
-def _one_line(note: str) -> str:
-    """A file name may hold what a terminal obeys: it is shown without."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in note)
 
 
 def print_rows(rows: Iterable[Sequence[object]]) -> None:
@@ -93,9 +92,7 @@ class _Lines:
         self.last = now
         rate = done / max(now - self.started, 1e-9)
         left = f", {(total - done) / rate:.0f} s left" if total and rate and done < total else ""
-        say(
-            f"  {done}/{total if total is not None else '?'} {self.unit}, {rate:.1f}/s{left} {_one_line(note)}".rstrip()
-        )
+        say(f"  {done}/{total if total is not None else '?'} {self.unit}, {rate:.1f}/s{left} {_plain(note)}".rstrip())
 
 
 @contextmanager
@@ -117,6 +114,6 @@ def show_progress(unit: str) -> Iterator[Progress]:
 
         def show(done: int, total: int | None, note: str = "") -> None:
             rate = done / max(time.monotonic() - started, 1e-9)
-            bar.update(task, completed=done, total=total, note=_one_line(note), rate=f"{rate:.1f}/s")
+            bar.update(task, completed=done, total=total, note=_plain(note), rate=f"{rate:.1f}/s")
 
         yield show

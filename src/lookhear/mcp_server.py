@@ -32,6 +32,7 @@ from lookhear.media.clip import Clip
 from lookhear.search.examples import read_moment
 from lookhear.search.facts import Approximate
 from lookhear.search.labelled import from_text
+from lookhear.search.library import LIKENESS
 from lookhear.search.survey import stat_of
 from lookhear.search.tables import FileRow
 from lookhear.serve import schemas
@@ -158,6 +159,9 @@ class Assistant:
             Literal["both", "sound", "picture"], Field(description="what of the library is compared")
         ] = "both",
         balance: Annotated[float, Field(ge=0, le=1, description="of sound against picture, where both are")] = 0.5,
+        likeness: Annotated[
+            float, Field(ge=0, le=1, description="1 finds this very sound or shot, 0 what the model takes for the same")
+        ] = LIKENESS,
         filters: Annotated[schemas.Filters, Field(description="which files are searched")] = _ALL_FILES,
         at_least: Annotated[float | None, Field(ge=0, le=1000, description="the least score of a hit")] = None,
         page: Annotated[int, Field(ge=1, le=schemas.MAX_PAGE)] = 1,
@@ -185,6 +189,7 @@ class Assistant:
             counter_examples=tuple(found[False]),
             within=within,
             balance=balance,
+            likeness=likeness,
             filters=filters,
             at_least=at_least,
             page=page,

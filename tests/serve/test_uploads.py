@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import io
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from lookhear.serve.settings import ServeSettings
 from lookhear.serve.uploads import Examples, ForgottenError, TooSlowError, plain_name, receive
-from lookhear.serve.work import BusyError
+from lookhear.serve.work import BusyError, Workshop
 from synthetic import make_sound
 from web_library import Made, Running, running
 
@@ -184,3 +185,21 @@ def test_the_folder_goes_with_the_server(made: Made) -> None:
         assert folder.is_dir()
         assert folder.stat().st_mode & 0o077 == 0
     assert not folder.exists()
+
+
+def test_what_killed_servers_left_is_removed_but_nothing_behind_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left, elsewhere = tmp_path / "lookhear-serve-old", tmp_path / "elsewhere"
+    for folder in (left, elsewhere):
+        folder.mkdir()
+        (folder / "file").write_text("x")
+    link = tmp_path / "lookhear-serve-link"
+    link.symlink_to(elsewhere)
+    for folder in (left, elsewhere):
+        os.utime(folder, (1, 1))
+    with Workshop(ServeSettings(workers=0)):
+        assert not left.exists()
+    assert [path.name for path in elsewhere.iterdir()] == ["file"], "not even a lock"
+    assert link.is_symlink()

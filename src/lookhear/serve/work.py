@@ -185,6 +185,8 @@ class Workshop:
 def _sweep() -> None:
     """Removes what a server that was killed left of its folder."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        if folder.is_symlink():  # none of ours; what it leads to is nobody's business
+            continue
         with contextlib.suppress(OSError, StoreError):
             if time.time() - folder.stat().st_mtime < _STALE_SECONDS:
                 continue
