@@ -133,21 +133,39 @@ def test_a_label_is_found_however_much_else_is_nearer(
     assert few == 50 or list(map(place_of, found)) == list(map(place_of, exact)), "so few are read as a whole"
 
 
-def test_examples_counter_examples_pages_and_the_moment_itself(library: Library, near: NearLibrary) -> None:
+def test_examples_counter_examples_and_the_moment_itself(library: Library, near: NearLibrary) -> None:
     queries = [noisy(library, 333), noisy(library, 400, 2)]
     for options in ({}, {"against": (noisy(library, 900),)}):
         exact, found = both(library, near, queries, top=3, **options)
         assert {place_of(hit) for hit in found} & {place_of(hit) for hit in exact}
-    one = both(library, near, queries[0], top=40)[1]
-    pages = [hit for page in (1, 2) for hit in both(library, near, queries[0], top=20, page=page)[1]]
-    assert [place_of(hit) for hit in pages] == [place_of(hit) for hit in one]
-    assert len(one) == 40, "more is asked for where hits of a shortlist are too few"
     start = float(library.start_seconds[333])
     own = Place(file_id=library.files[library.file_rank[333]].file_id, start_seconds=start, end_seconds=start + WINDOW)
     query = query_of(library.audio[333:334])
     hits = both(library, near, Query(phases=query.phases, span_seconds=WINDOW, place=own), within="sound")[1]
     assert hits
     assert max(hit.cosine for hit in hits) < 0.99
+
+
+def test_pages_of_any_size_are_slices_of_one_list(
+    library: Library, near: NearLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Snapshot.neighbours
+
+    def forgetful(snapshot: Snapshot, modality: str, vector: torch.Tensor, count: int, **options: object) -> Neighbours:
+        """Short lists miss some of what longer ones name, as those of an index of neighbours do."""
+        found = real(snapshot, modality, vector, count, **options)  # type: ignore[arg-type]
+        there = found.row_id % 5 != count % 5
+        return Neighbours(row_id=found.row_id[there], cosine=found.cosine[there])
+
+    monkeypatch.setattr(Snapshot, "neighbours", forgetful)
+    query = noisy(library, 333)
+    one = both(library, near, query, top=160)[1]
+    assert len({(hit.path, hit.peak_seconds) for hit in one}) == 160, "more is asked for where hits are too few"
+    for top in (20, 32, 40):
+        pages = [hit for page in range(1, 160 // top + 1) for hit in both(library, near, query, top=top, page=page)[1]]
+        assert pages == one
+    alone = [both(library, near, query, top=1, page=page)[1] for page in (1, 2, 33)]
+    assert alone == [[one[0]], [one[1]], [one[32]]]
 
 
 def test_the_recall_that_is_kept_is_the_recall_that_is(library: Library, tables: Tables, made: Approximate) -> None:

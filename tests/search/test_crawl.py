@@ -4,14 +4,13 @@ import os
 import random
 import shutil
 import time
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from crawled import by_path, crawl
 from index_contents import assert_same, contents
-from locked_folders import lock_folders
 from lookhear.data import stretch
 from lookhear.data.stretch import decode_stretch
 from lookhear.embedder import Embedder
@@ -20,38 +19,10 @@ from lookhear.media.decode import read_clip
 from lookhear.media.encode import write_sound
 from lookhear.media.workers import Done
 from lookhear.search import crawl as crawling
-from lookhear.search import index as indexing
-from lookhear.search.crawl import CrawlSummary, index
+from lookhear.search.crawl import index
 from lookhear.search.forget import forget
-from lookhear.search.index import FileRow, Index
-from tiny_embedder import RATE, classifier_embedder, make_clip, make_clips, tiny_embedder, tune
-
-
-@pytest.fixture(scope="module")
-def embedder(tmp_path_factory: pytest.TempPathFactory) -> Embedder:
-    return tiny_embedder(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six clips and one sound."""
-    folder = make_clips(tmp_path_factory.mktemp("originals"), 6, seconds=2.0, longer=0.3)
-    write_sound(folder / "sound.wav", tune(50, 2.0), RATE)
-    return folder
-
-
-@pytest.fixture
-def media(tmp_path: Path, originals: Path) -> Path:
-    return Path(shutil.copytree(originals, tmp_path / "media"))
-
-
-def crawl(media: Path, embedder: Embedder, **options: object) -> CrawlSummary:
-    settings = {"index_path": media.parent / "index", "workers": 0} | options
-    return index([media], model=embedder, **settings)  # type: ignore[arg-type]
-
-
-def by_path(media: Path) -> dict[str, FileRow]:
-    return {row.path: row for row in Index(media.parent / "index").files()}
+from lookhear.search.index import Index
+from tiny_embedder import RATE, classifier_embedder, make_clip
 
 
 def test_every_file_has_a_row_and_is_found(media: Path, embedder: Embedder) -> None:
@@ -120,29 +91,6 @@ def test_new_changed_renamed_copied_touched_and_deleted(
     assert crawl(media, embedder).unchanged == 8
 
 
-def test_a_folder_that_is_empty_may_be_a_disk_that_is_not_mounted(media: Path, embedder: Embedder) -> None:
-    crawl(media, embedder)
-    disk, elsewhere = media / "sub1", media.parent / "disk"
-    moments = Index(media.parent / "index").status().moments
-    disk.rename(elsewhere)
-    disk.mkdir()
-    count = len(list(elsewhere.iterdir()))
-    for _ in range(2):
-        summary = crawl(media, embedder)
-        assert (summary.deleted, summary.moments, summary.unchanged) == (0, moments, 7)
-        (kept,) = summary.kept
-        assert kept.path == str(disk)
-        assert f"({count}) stays" in kept.reason
-    disk.rmdir()
-    elsewhere.rename(disk)  # mounted again
-    summary = crawl(media, embedder)
-    assert (summary.unchanged, summary.kept) == (7, ())
-    disk.rename(media / "sub2")  # moved, and an empty folder left behind
-    disk.mkdir()
-    summary = crawl(media, embedder)
-    assert (summary.moved, summary.deleted, summary.kept, summary.files) == (count, 0, (), 7)
-
-
 def test_an_index_knows_its_folders(media: Path, embedder: Embedder) -> None:
     place = media.parent / "index"
     with pytest.raises(IndexStateError, match="no index at"):
@@ -151,14 +99,6 @@ def test_an_index_knows_its_folders(media: Path, embedder: Embedder) -> None:
     make_clip(media / "new.mp4", 20)
     summary = index([], model=embedder, index_path=place, workers=0)
     assert (summary.added, summary.unchanged) == (1, 7)
-
-
-def test_a_folder_that_is_gone_is_gone(media: Path, embedder: Embedder) -> None:
-    crawl(media, embedder)
-    count = len(list((media / "sub1").iterdir()))
-    shutil.rmtree(media / "sub1")
-    summary = crawl(media, embedder)
-    assert (summary.deleted, summary.kept, summary.files) == (count, (), 7 - count)
 
 
 def test_files_that_cannot_be_read(media: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,33 +157,6 @@ def test_an_empty_folder_and_folders_that_are_not_there(tmp_path: Path, media: P
     with pytest.raises(IndexStateError, match="--model"):
         index([empty], index_path=tmp_path / "two")
     assert len(by_path(media)) == 7
-
-
-def test_a_library_whose_disk_is_not_mounted_stays(media: Path, embedder: Embedder) -> None:
-    crawl(media, embedder)
-    shutil.rmtree(media)
-    media.mkdir()
-    with pytest.raises(IndexStateError, match="mount") as raised:
-        crawl(media, embedder)
-    assert "\n" not in str(raised.value)
-    assert len(by_path(media)) == 7
-    assert len(Index(media.parent / "index").library())
-
-
-def test_what_is_in_a_folder_that_cannot_be_listed_stays(
-    media: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = crawl(media, embedder)
-    (media / "sound.wav").unlink()
-    with monkeypatch.context() as locked:
-        lock_folders(locked, media / "sub0")
-        summary = crawl(media, embedder)
-    assert (summary.deleted, summary.counts["ok"], summary.counts["refused"]) == (1, 6, 1)
-    assert "no permission to list" in by_path(media)["sub0"].reason
-    assert {row.path for row in Index(media.parent / "index").files()} >= {f"sub0/clip{n}.mp4" for n in (0, 2, 4)}
-    after = crawl(media, embedder)
-    assert (after.files, after.unchanged) == (6, 6)
-    assert before.counts["ok"] == after.counts["ok"]
 
 
 def test_a_link_out_of_the_folder_is_not_opened(
@@ -502,88 +415,3 @@ def test_a_file_that_was_just_written_waits(media: Path, embedder: Embedder) -> 
     summary = crawl(media, embedder, settle_seconds=60.0)
     assert (summary.added, summary.changed, summary.waiting, summary.counts["waiting"]) == (1, 1, (), 0)
     assert by_path(media)["new.mp4"].status == "ok"
-
-
-# ---- another model beside
-
-
-def test_another_model_beside_the_old_one(
-    media: Path, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = tiny_embedder(tmp_path, 7)
-    target = media.parent / "index"
-    crawl(media, embedder)
-    searcher = Index(target)
-    before = searcher.search(sound=media / "sound.wav")
-    with pytest.raises(IndexStateError, match="--beside"):
-        crawl(media, other)
-    with pytest.raises(IndexStateError, match="very model"):
-        index([], model=embedder, index_path=target, beside=True, workers=0)
-
-    def dying(job: stretch.StretchJob) -> stretch.Decoded:
-        if job.path.endswith("clip3.mp4"):
-            raise KeyboardInterrupt
-        return decode_stretch(job)
-
-    with monkeypatch.context() as killed:
-        killed.setattr(stretch, "decode_stretch", dying)
-        killed.setattr(crawling, "_WRITE_FILES", 1)
-        with pytest.raises(KeyboardInterrupt):
-            index([], model=other, index_path=target, beside=True, workers=0)
-    assert Index(target).facts.fingerprint == embedder.fingerprint
-    assert searcher.search(sound=media / "sound.wav") == before
-    decoded: list[str] = []
-    monkeypatch.setattr(stretch, "decode_stretch", lambda job: decoded.append(job.path) or decode_stretch(job))
-    summary = index([], model=other, index_path=target, beside=True, workers=0)
-    assert 0 < len(decoded) < 7  # it went on
-    assert (summary.files, summary.counts["ok"]) == (7, 6)
-    monkeypatch.undo()
-    fresh = tmp_path / "fresh"
-    index([media], model=other, index_path=fresh, workers=0)
-    assert_same(target, fresh)
-    assert Index(target).facts.fingerprint == other.fingerprint
-    after = searcher.search(sound=media / "sound.wav")  # it was open all the time
-    assert after == Index(fresh).search(sound=media / "sound.wav")
-    assert len(list(target.glob("tables*"))) == 1
-    assert crawl(media, other).unchanged == 7
-    closer = index([], index_path=target, beside=True, hop_seconds=0.12, workers=0)
-    assert closer.moments > 1.5 * summary.moments
-    shutil.rmtree(media)
-    media.mkdir()
-    with pytest.raises(IndexStateError, match="mount"):
-        index([], model=embedder, index_path=target, beside=True, workers=0)
-    assert len(Index(target).library()) == closer.moments
-
-
-def test_beside_takes_the_folders_that_came_while_it_waited(
-    media: Path, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    crawl(media, embedder)
-    make_clip(tmp_path / "more" / "late.mp4", 30)
-    target = media.parent / "index"
-    lock = indexing.right_to_write
-
-    def late(*arguments: object) -> AbstractContextManager[None]:
-        monkeypatch.setattr(indexing, "right_to_write", lock)
-        index([tmp_path / "more"], model=embedder, index_path=target, workers=0)
-        return lock(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(indexing, "right_to_write", late)
-    summary = index([], model=tiny_embedder(tmp_path, 7), index_path=target, beside=True, workers=0)
-    assert summary.files == 8
-    assert "late.mp4" in by_path(media)
-
-
-def test_an_index_whose_model_was_replaced_takes_no_vectors_of_the_old_one(
-    media: Path, embedder: Embedder, tmp_path: Path
-) -> None:
-    crawl(media, embedder)
-    late = Index(media.parent / "index", model=embedder)
-    request = late.request(sound=media / "sound.wav")
-    index([], model=tiny_embedder(tmp_path, 7), index_path=late.path, beside=True, workers=0)
-    (media / "sound.wav").touch()
-    with pytest.raises(IndexStateError, match="another model"):
-        crawling.crawl(late, [media.resolve()], crawling.CrawlOptions(workers=0))
-    with pytest.raises(IndexStateError, match="make it again"):
-        late.find(request)
-    assert late.find(late.request(sound=media / "sound.wav"))

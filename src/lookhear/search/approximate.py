@@ -9,7 +9,7 @@ in index.json.
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 from lookhear.search.facts import NEAREST, Approximate
 from lookhear.search.large import Extents, LargeLibrary, Shortlist, places_of
 from lookhear.search.library import LIKENESS, LibraryFile, Modality, weighed
-from lookhear.search.query import Calibrate, Query, Terms
+from lookhear.search.query import Calibrate, Hit, Query, Terms
 from lookhear.search.snapshot import BOTH, COLUMNS, Snapshot
 from lookhear.search.tables import Tables
 
@@ -33,6 +33,8 @@ _FEW = 1 << 14
 # So many files may be named in a filter of the database; beyond, what does not pass is left out afterwards.
 _MOST_NAMES = 2000
 _MOST_NAMED = 1 << 13
+# Hits that are looked for at first, and how many times more each time that further pages are asked for.
+_FIRST_LISTED, _MORE_LISTED = 32, 4
 # Cosines that differ by no more are the same, rounded otherwise.
 _SAME = 1e-5
 
@@ -54,6 +56,28 @@ class NearLibrary(LargeLibrary):
     """A large library whose shortlists come from the index of neighbours."""
 
     approximate: Approximate
+
+    def find(self, terms: Terms, calibrate: Calibrate) -> list[Hit]:
+        """The hits. Pages of any size are slices of one list: what only a longer shortlist names comes behind the rest.
+
+        Otherwise a hit that the shortlist of the first page missed would push another one onto the second page, too.
+        """
+        listed: list[Hit] = []
+        known: dict[str, list[Hit]] = {}
+        size = _FIRST_LISTED
+        while True:
+            found = super().find(replace(terms, top=size, page=1), calibrate)
+            for hit in found:
+                of_file = known.setdefault(hit.path, [])
+                if not any(
+                    hit.start_seconds < each.end_seconds and hit.end_seconds > each.start_seconds for each in of_file
+                ):
+                    of_file.append(hit)
+                    listed.append(hit)
+            del listed[size:]
+            if size >= terms.num_spans or len(found) < size:
+                return listed[terms.num_spans - terms.top : terms.num_spans]
+            size *= _MORE_LISTED
 
     def shortlist(self, terms: Terms, calibrate: Calibrate, passes: np.ndarray) -> Shortlist:
         """Moments that are near to windows of the query."""
