@@ -19,6 +19,7 @@ from lookhear.media.decode import read_clip
 from lookhear.media.encode import write_sound
 from lookhear.media.workers import Done
 from lookhear.search import crawl as crawling
+from lookhear.search import hashing
 from lookhear.search.crawl import index
 from lookhear.search.forget import forget
 from lookhear.search.index import Index
@@ -333,7 +334,7 @@ def test_large_files_are_hashed_once_and_in_this_process(
     monkeypatch.setattr(crawling, "_LARGE_BYTES", sizes[3])
     here, inside = [], []
     monkeypatch.setattr(
-        crawling, "hash_file", lambda path, **options: here.append(path) or stretch.hash_file(path, **options)
+        hashing, "hash_file", lambda path, **options: here.append(path) or stretch.hash_file(path, **options)
     )
     original = stretch.hash_file
     monkeypatch.setattr(stretch, "hash_file", lambda path, **o: inside.append(path) or original(path, **o))

@@ -11,11 +11,9 @@ reading bytes is safe. A file whose child was stopped from outside, twice, is tr
 Killed at any moment and run again, it ends in the state that an undisturbed run ends in: see `index.py` for why.
 """
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,6 +27,7 @@ from lookhear.media.workers import LimitedPool
 from lookhear.progress import Progress, quiet
 from lookhear.search.bucket import Place, place_of
 from lookhear.search.facts import is_index
+from lookhear.search.hashing import HashAhead
 from lookhear.search.index import EXACT_MOMENTS, Index, create_index, create_index_beside
 from lookhear.search.likeness import describe_windows
 from lookhear.search.summary import CrawlSummary, summarize
@@ -39,6 +38,8 @@ TIME_LIMIT_SECONDS = 300.0
 MEMORY_LIMIT_BYTES = 2 << 30
 # From here on a file is hashed outside the limits of a decoding process.
 _LARGE_BYTES = 256 << 20
+# Of a file that is not complete, so many moments are kept in memory: about two hours, half a second apart.
+_MOST_MOMENTS = 1 << 14
 # Finished files are written when there are this many, or their moments are this many, or this much time has passed.
 _WRITE_FILES, _WRITE_MOMENTS, _WRITE_SECONDS = 64, 4096, 5.0
 
@@ -236,6 +237,7 @@ class _Progressing:
     file_id: str = ""
     parts: list[Embeddings] = field(default_factory=list)
     num_waiting: int = 0  # parts that are not embedded yet
+    num_written: int = 0  # moments that are in the index already, where nobody sees them yet
     doubt: str = ""  # why what is known of it says nothing about the file
     is_done: bool = False
 
@@ -274,11 +276,13 @@ class _Crawl:
         self._ids_of_size: dict[int, set[str]] = {}
         for row in believed:
             self._ids_of_size.setdefault(row.size_bytes, set()).add(row.file_id)
-        self._hashing = _Hashing(self._files)
+        large = {rank: seen.full_path for rank, seen in enumerate(survey.todo) if _is_large(seen)}
+        self._hashing = HashAhead(large)
         self._queue: deque[StretchJob] = deque()
         self._waiting: list[_Waiting] = []
         self._rows: list[FileRow] = []
         self._moments: list[MomentRows] = []
+        self._writing: dict[str, _Progressing] = {}  # by content: the file of which moments are written before its row
         self._last_write = time.monotonic()
         self._num_done = 0
 
@@ -362,6 +366,19 @@ class _Crawl:
             first = rows.stop
         for each in waiting:
             self._finish(each.file)
+            self._write_ahead(each.file)
+
+    def _write_ahead(self, file: _Progressing) -> None:
+        """Writes what is there of a very long file, so that memory does not grow with its length."""
+        if file.is_done or not file.file_id or file.file_id in self._known or file.num_waiting:
+            return
+        if sum(len(part) for part in file.parts) < _MOST_MOMENTS:
+            return
+        if self._writing.setdefault(file.file_id, file) is file:  # not of each of two files with the same bytes
+            moments = _moments(file.file_id, file.parts, self._width)
+            self._index.write([], [moments])
+            file.num_written += len(moments.start_seconds)
+            file.parts = []
 
     def _finish(self, file: _Progressing) -> None:
         """Turns a complete file into its row and moments."""
@@ -379,7 +396,10 @@ class _Crawl:
                 # What was decoded is not what was hashed. The next run finds another size or time, or no file.
                 what = "changed" if file.seen.full_path.exists() else "deleted"
                 row = _row(file, "refused", f"it was {what} while it was read; index again", file_id="")
-            elif row.file_id:
+            if self._writing.pop(file.file_id, file) is not file or (file.num_written and row.status == "refused"):
+                # Written ahead of a copy, which has no need to end now, or of what does not count.
+                self._index.drop_moments([file.file_id])
+            if row.file_id:
                 self._known[row.file_id] = row
                 self._moments += [] if row.status == "refused" else [_moments(row.file_id, file.parts, self._width)]
         self._add_row(file, row)
@@ -397,7 +417,7 @@ class _Crawl:
     def _new_row(self, file: _Progressing) -> FileRow:
         first, verdict = file.gathered.first, file.gathered.verdict()
         assert first is not None
-        present = sum(int((part.has_audio | part.has_visual).sum()) for part in file.parts)
+        present = file.num_written + sum(int((part.has_audio | part.has_visual).sum()) for part in file.parts)
         if verdict.status == "refused":
             return _row(file, verdict.status, verdict.reason)
         if not present:
@@ -416,37 +436,11 @@ class _Crawl:
             self._last_write = time.monotonic()
 
 
-class _Hashing:
-    """Hashes the large files ahead, one at a time, in a thread of this process; a context manager that ends it."""
-
-    def __init__(self, files: Sequence[_Progressing]) -> None:
-        self._unwanted = threading.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="lookhear-hash")
-        self._ids: dict[int, Future[str]] = {}
-        for rank, file in enumerate(files):
-            if file.seen.size_bytes >= _LARGE_BYTES and not file.seen.problem:
-                self._ids[rank] = self._thread.submit(hash_file, file.seen.full_path, is_unwanted=self._unwanted.is_set)
-
-    def __enter__(self) -> "_Hashing":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._unwanted.set()
-        self._thread.shutdown(cancel_futures=True)
-
-    def result(self, rank: int, stop: Callable[[], bool]) -> str:
-        """The id of a large file, empty of another one or where `stop` says that it is not wanted any more."""
-        if rank not in self._ids:
-            return ""
-        while not stop():
-            try:
-                return self._ids[rank].result(timeout=0.5)
-            except TimeoutError:
-                continue
-        return ""
-
-
 _NOT_YET = Embeddings(start_seconds=np.zeros(0), end_seconds=np.zeros(0), audio=None, visual=None)
+
+
+def _is_large(seen: Seen) -> bool:
+    return seen.size_bytes >= _LARGE_BYTES and not seen.problem
 
 
 def _row(

@@ -31,6 +31,7 @@ from lookhear.media.encode import write_sound, write_video
 from lookhear.media.probe import find_media
 from lookhear.progress import Progress, quiet
 from lookhear.search.crawl import index
+from lookhear.search.examples import Request
 from lookhear.search.index import Index
 from lookhear.search.library import LIKENESS
 from lookhear.search.query import Hit
@@ -227,16 +228,27 @@ class OneFrame(Embedder):
         return super()._embed_frames(middle.repeat(1, count, 1, 1), part)
 
 
-def _ask(library: Index, question: Question, piece: Piece, still: int, *, likeness: float = LIKENESS) -> Answer | None:
-    """None where the piece cannot ask this."""
-    sound = piece.sound if question.startswith("sound") else None
-    clip = piece.video if question.startswith("picture") else None
-    picture = piece.stills[still] if question.startswith("frame") and piece.stills else None
-    if sound is None and clip is None and picture is None:
-        return None
-    within: Literal["sound", "picture"] = "sound" if question.endswith("sound") else "picture"
-    hits = library.search(sound=sound, clip=clip, picture=picture, within=within, likeness=likeness, top=TOP)
-    return Answer(hits=tuple(hits))
+class _Searched:
+    """An index of the folder, of which pieces ask; what a piece shows is encoded once."""
+
+    def __init__(self, place: Path, embedder: Embedder) -> None:
+        self.index = Index(place, model=embedder)
+        self._requests: dict[Path, Request] = {}
+
+    def ask(
+        self, question: Question, piece: Piece, *, still: int = _STILLS // 2, likeness: float = LIKENESS
+    ) -> Answer | None:
+        """None where the piece cannot ask this."""
+        sound = piece.sound if question.startswith("sound") else None
+        clip = piece.video if question.startswith("picture") else None
+        picture = piece.stills[still] if question.startswith("frame") and piece.stills else None
+        path = sound or clip or picture
+        if path is None:
+            return None
+        if path not in self._requests:
+            self._requests[path] = self.index.request(sound=sound, clip=clip, picture=picture)
+        within: Literal["sound", "picture"] = "sound" if question.endswith("sound") else "picture"
+        return Answer(hits=tuple(self.index.find(self._requests[path], within=within, likeness=likeness, top=TOP)))
 
 
 class _Plain:
@@ -330,26 +342,24 @@ def evaluate_search(
     answers: dict[Question, dict[Method, list[Answer | None]]] = {question: {} for question in QUESTIONS}
     chance: dict[str, float] = {}
 
-    def search(name: Method, embedder: Embedder, questions: Sequence[Question]) -> Index:
+    def search(name: Method, embedder: Embedder, questions: Sequence[Question]) -> _Searched:
         place = scratch / f"{name}.index"
         index([folder], model=embedder, index_path=place, hop_seconds=hop_seconds, workers=workers, progress=progress)
-        library = Index(place, model=embedder)
+        library = _Searched(place, embedder)
         for question in questions:
-            answers[question][name] = [_ask(library, question, piece, _STILLS // 2) for piece in pieces]
+            answers[question][name] = [library.ask(question, piece) for piece in pieces]
         return library
 
     library = search("model", model, QUESTIONS)
-    chance = _chance(library, pieces)
+    chance = _chance(library.index, pieces)
     if baselines:
         search("untrained", untrained(model), QUESTIONS)
         search("one_frame", OneFrame.of(model), ("sound_to_picture", "picture_to_sound"))
-        plain = _Plain(folder, library.facts.hop_seconds)
+        plain = _Plain(folder, library.index.facts.hop_seconds)
         for question in _WITHIN_A_KIND:
             answers[question]["plain"] = [plain.ask(question, piece) for piece in pieces]
             for half, likeness in _HALVES.items():
-                answers[question][half] = [
-                    _ask(library, question, piece, _STILLS // 2, likeness=likeness) for piece in pieces
-                ]
+                answers[question][half] = [library.ask(question, piece, likeness=likeness) for piece in pieces]
         answers["frame_to_sound"]["best_still"] = [_best_still(library, piece) for piece in pieces]
     figures = {
         question: {name: found for name, given in by_method.items() if (found := _judge(question, pieces, given))}
@@ -360,9 +370,9 @@ def evaluate_search(
         "piece_seconds": PIECE_SECONDS,
         "tolerance_seconds": TOLERANCE_SECONDS,
         "least_iou": LEAST_IOU,
-        "hop_seconds": library.facts.hop_seconds,
-        "window_seconds": library.facts.window_seconds,
-        "moments": len(library.library()),
+        "hop_seconds": library.index.facts.hop_seconds,
+        "window_seconds": library.index.facts.window_seconds,
+        "moments": len(library.index.library()),
         "around_events": events is not None,
         "seed": seed,
         "model": model.fingerprint,
@@ -370,9 +380,9 @@ def evaluate_search(
     return SearchQuality(figures=figures, chance=chance, protocol=protocol, left_out=tuple(left_out))
 
 
-def _best_still(library: Index, piece: Piece) -> Answer | None:
+def _best_still(library: _Searched, piece: Piece) -> Answer | None:
     """The answer to that still of the piece which finds it earliest: nobody knows beforehand which one it is."""
-    given = [_ask(library, "frame_to_sound", piece, still) for still in range(len(piece.stills))]
+    given = [library.ask("frame_to_sound", piece, still=still) for still in range(len(piece.stills))]
     asked = [answer for answer in given if answer is not None]
     return min(asked, key=lambda answer: _or_last(answer.rank(partial(_is_moment, piece=piece))), default=None)
 

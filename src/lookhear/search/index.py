@@ -376,6 +376,10 @@ class Index:
         if rows:
             self._writable.put_files(rows)
 
+    def drop_moments(self, file_ids: Sequence[str]) -> None:
+        """Deletes the moments of contents that no row names yet."""
+        self._writable.delete_moments(file_ids)
+
     def remove_files(self, rows: Sequence[FileRow]) -> None:
         """Deletes rows; moments that no other row names go with `remove_orphans`."""
         self._writable.delete_files(rows)
