@@ -56,13 +56,14 @@ def print_rows(rows: Iterable[Sequence[object]]) -> None:
         out("\t".join(map(_escape, row)))
 
 
-def print_record(record: Any, *, as_json: bool) -> None:
-    """A (nested) record as indented JSON, or as one `name<TAB>value` line for each leaf that is there.
+def print_record(record: Any, *, as_json: bool, is_one_of_many: bool = False) -> None:
+    """A (nested) record as JSON, or as one `name<TAB>value` line for each leaf that is there.
 
-    A value that is no text or number is spelled as in JSON (true, [0.0, 0.125]); what is None has no line.
+    JSON is indented, but a line a record where it is one of many. A value that is no text or number is spelled as in
+    JSON (true, [0.0, 0.125]); what is None has no line.
     """
     if as_json:
-        out(json.dumps(record, indent=1, default=str))
+        out(json.dumps(record, indent=None if is_one_of_many else 1, default=str))
         return
 
     def leaves(value: Any, path: str) -> Iterator[tuple[str, object]]:
@@ -78,15 +79,18 @@ def print_record(record: Any, *, as_json: bool) -> None:
 
 
 @dataclass
-class _Lines:
-    """Progress as plain lines, at most one every ten seconds, where stderr is no terminal."""
+class ProgressLines:
+    """Progress as plain lines on stderr, at most one every ten seconds; a task that begins anew is timed anew."""
 
     unit: str
     started: float = field(default_factory=time.monotonic)
     last: float = 0.0
 
     def __call__(self, done: int, total: int | None, note: str = "") -> None:
+        """Says how far it is, if it is time for a line."""
         now = time.monotonic()
+        if not done:
+            self.started = now
         if now - self.last < 10 and done != total:
             return
         self.last = now
@@ -99,7 +103,7 @@ class _Lines:
 def show_progress(unit: str) -> Iterator[Progress]:
     """A progress bar on a terminal, plain lines elsewhere; both on stderr."""
     if not sys.stderr.isatty():
-        yield _Lines(unit)
+        yield ProgressLines(unit)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn

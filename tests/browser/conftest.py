@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from lookhear.media.decode import read_clip
+from lookhear.media.encode import write_sound
 from lookhear.search.crawl import index
 from lookhear.serve.security import access_of
 from lookhear.serve.server import serving
@@ -101,3 +103,12 @@ def empty_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def new_clip(tmp_path: Path) -> Path:
     """A clip that the library does not have."""
     return make_clip(tmp_path / "not in the library.mp4", 77)
+
+
+@pytest.fixture
+def cut(made: Made, tmp_path: Path) -> Path:
+    """1.2 s of the sound of clip 2, from 2.0 s on."""
+    clip = read_clip(made.clip(2), start_seconds=2.0, end_seconds=3.2)
+    assert clip.waveform is not None
+    write_sound(tmp_path / "cut.wav", clip.waveform, 16000)
+    return tmp_path / "cut.wav"

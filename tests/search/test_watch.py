@@ -1,5 +1,6 @@
 """If these fail, a watched folder and its index drift apart, half-written files are indexed, or it does not end."""
 
+import json
 import os
 import shutil
 import signal
@@ -154,6 +155,7 @@ def test_a_signal_ends_it_cleanly(number: int, code: int, tmp_path: Path) -> Non
         "0",
         "--workers",
         "0",
+        *(["--json"] if number == signal.SIGTERM else []),
     ]
     process = subprocess.Popen(
         [sys.executable, "-m", "lookhear", *words, "--model", str(save_tiny(tmp_path / "model.safetensors"))],
@@ -163,7 +165,8 @@ def test_a_signal_ends_it_cleanly(number: int, code: int, tmp_path: Path) -> Non
     )
     try:
         assert process.stdout is not None
-        assert process.stdout.readline().startswith("index\t")
+        first = process.stdout.readline()
+        assert json.loads(first)["added"] == 1 if number == signal.SIGTERM else first.startswith("index\t")
         make_clip(media / "b.mp4", 2)
         deadline = time.monotonic() + 60
         while len(Index(target).library().files) < 2 and time.monotonic() < deadline:
@@ -173,6 +176,8 @@ def test_a_signal_ends_it_cleanly(number: int, code: int, tmp_path: Path) -> Non
     finally:
         process.kill()
     assert process.returncode == code
+    assert "watching, a look every 0.2 s" in talk.splitlines()[0]
+    assert "1/1 files" in talk
     assert "stopped watching" in talk
     assert "Traceback" not in talk
     assert {row.path for row in Index(target).files() if row.status == "ok"} == {"a.mp4", "b.mp4"}

@@ -9,7 +9,7 @@ import tyro
 from lookhear.cli.arguments import IndexPlace, bytes_of
 from lookhear.cli.signals import stop_on_signals
 from lookhear.config import to_dict
-from lookhear.console import print_record, print_rows, say, show_progress
+from lookhear.console import ProgressLines, print_record, print_rows, say, show_progress
 from lookhear.errors import IndexStateError, UserError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class IndexFolders:
     every: float = 10.0
     """Seconds from one look of --watch to the next."""
     json: bool = False
-    """Print the summary as JSON."""
+    """Print the summary as JSON; with --watch a line for every crawl."""
 
     def run(self) -> int:
         """Crawls and prints what became of the files."""
@@ -89,17 +89,19 @@ class IndexFolders:
             settle_seconds=SETTLE_SECONDS if self.settle is None else self.settle,
             exact_moments=self.exact_moments,
         )
+        say(f"lookhear: watching, a look every {self.every:g} s, until Ctrl-C or SIGTERM")
         with stop_on_signals() as stop:
             watch(
                 self.folders,
                 stop=stop.event,
-                report=lambda summary: print_record(to_dict(summary), as_json=self.json),
+                report=lambda summary: print_record(to_dict(summary), as_json=self.json, is_one_of_many=True),
                 complain=say,
                 model=self.model,
                 index_path=self.index,
                 hop_seconds=self.hop,
                 every_seconds=self.every,
                 options=options,
+                progress=ProgressLines("files"),
             )
         say("lookhear: stopped watching; what was complete is in the index")
         return stop.exit_code
