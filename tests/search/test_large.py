@@ -245,12 +245,3 @@ def test_what_scores_are_calibrated_on_is_bounded() -> None:
     offsets = np.array([0.0, HOP])
     again, anew = (each.of(library, 0.0, "sound", "sound", offsets) for each in (known, Calibrations()))
     assert again.cosine.tolist() == anew.cosine.tolist()
-
-
-def test_samples_of_queries_of_many_lengths_do_not_add_up(library: Library, tables: Tables) -> None:
-    held = large(library, tables)
-    lengths = [0.0, 20.0, 40.0, 80.0]
-    first = [held.sample(seconds) for seconds in lengths]
-    assert held.sample(lengths[-1]) is first[-1]
-    assert len(held._samples) == large_module._MAX_SAMPLES < len(lengths)
-    assert torch.equal(held.sample(lengths[0]).audio, first[0].audio)

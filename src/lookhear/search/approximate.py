@@ -75,7 +75,7 @@ class NearLibrary(LargeLibrary):
                     of_file.append(hit)
                     listed.append(hit)
             del listed[size:]
-            if size >= terms.num_spans or len(found) < size:
+            if len(listed) >= terms.num_spans or len(found) < size:
                 return listed[terms.num_spans - terms.top : terms.num_spans]
             size *= _MORE_LISTED
 

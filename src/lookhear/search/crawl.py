@@ -396,13 +396,20 @@ class _Crawl:
                 # What was decoded is not what was hashed. The next run finds another size or time, or no file.
                 what = "changed" if file.seen.full_path.exists() else "deleted"
                 row = _row(file, "refused", f"it was {what} while it was read; index again", file_id="")
-            if self._writing.pop(file.file_id, file) is not file or (file.num_written and row.status == "refused"):
-                # Written ahead of a copy, which has no need to end now, or of what does not count.
-                self._index.drop_moments([file.file_id])
+            self._end_writing(file, is_refused=row.status == "refused")
             if row.file_id:
                 self._known[row.file_id] = row
                 self._moments += [] if row.status == "refused" else [_moments(row.file_id, file.parts, self._width)]
         self._add_row(file, row)
+
+    def _end_writing(self, file: _Progressing, *, is_refused: bool) -> None:
+        """Drops what was written ahead of the bytes of a file that is complete, where its row is not to name it."""
+        owner = self._writing.get(file.file_id)
+        if owner is None or (is_refused and owner is not file):
+            return
+        del self._writing[file.file_id]
+        if is_refused or owner is not file:  # a copy has no need to end what it began
+            self._index.drop_moments([file.file_id])
 
     def _add_row(self, file: _Progressing, row: FileRow) -> None:
         self._rows.append(row)

@@ -38,8 +38,6 @@ _MARGIN, _MORE = 6, 4
 _MOST_READ, _MOST_READ_A_HIT = 1 << 16, 64
 # Of which scores are calibrated: in stretches at least as long as this, and twice as long as a query reaches.
 _SAMPLE, _SAMPLE_STRETCH, _LEAST_STRETCHES = 1 << 15, 32, 64
-# Such samples that are kept: one holds a fifth of a GiB, and calibrations that were made of it stay without it.
-_MAX_SAMPLES = 2
 # One for every shape of query that was asked: queries by files of many lengths have many.
 _MAX_CALIBRATIONS = 128
 # Samples of random pairs that are kept to make them of.
@@ -97,10 +95,7 @@ class LargeLibrary(Moments):
         length = max(_SAMPLE_STRETCH, 2 << reach.bit_length())
         known = self._samples.get(length)
         if known is None:
-            known = self.part(self._sampled(length))
-            for old in list(self._samples)[: 1 - _MAX_SAMPLES]:
-                self._samples.pop(old, None)
-            self._samples[length] = known
+            known = self._samples[length] = self.part(self._sampled(length))
         return known
 
     @cached_property
