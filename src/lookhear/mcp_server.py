@@ -171,7 +171,8 @@ class Assistant:
         Without any, `filters.label` lists the moments with this label.
 
         A hit has its file, start, end and peak in seconds, and a score: -log10 of how often a random pair matches as
-        well, or by a label alone its probability. What scores below `chance_score` is most likely nothing.
+        well (up to 5; beyond, below 8, only which matches better), or by a label alone its probability. What scores
+        below `chance_score` is most likely nothing.
         """
         found: dict[bool, list[schemas.Example]] = {True: [], False: []}
         files: list[tuple[bool, schemas.Use, Sequence[str]]] = [

@@ -12,7 +12,7 @@ from lookhear.errors import IndexStateError
 from lookhear.media.encode import write_sound
 from lookhear.search import examples as examples_module
 from lookhear.search import library as library_module
-from lookhear.search.calibration import NEUTRAL_SURPRISE, calibrate
+from lookhear.search.calibration import NEUTRAL_SURPRISE, calibrate, score_of
 from lookhear.search.crawl import index as crawl
 from lookhear.search.examples import make_query, make_request, moment_query
 from lookhear.search.facts import IndexFacts
@@ -40,7 +40,7 @@ def random_query(seed: int, count: int, *, offset: float = 0.0) -> Query:
 # ---- several examples
 
 
-def slow_surprise(library: Library, query: Query, moment: int) -> float:
+def slow_score(library: Library, query: Query, moment: int) -> float:
     """Of the query's sound against the library's sound, its middle laid on the middle of one moment."""
     middle = (library.start_seconds[moment] + library.end_seconds[moment]) / 2
     best = math.nan
@@ -60,7 +60,7 @@ def slow_surprise(library: Library, query: Query, moment: int) -> float:
         if matched:
             surprise = float(calibration.surprise(np.array([total / len(phase.sound.vectors)]))[0])
             best = surprise if math.isnan(best) else max(best, surprise)
-    return best
+    return float(score_of(np.array(best)))
 
 
 def test_several_examples_and_counter_examples_are_their_slow_form(library: Library) -> None:
@@ -69,8 +69,8 @@ def test_several_examples_and_counter_examples_are_their_slow_form(library: Libr
     examples, against = [both, random_query(3, 2)], [random_query(4, 1), random_query(5, 2)]
     slow = {}
     for moment in range(len(library)):
-        told = [slow_surprise(library, query, moment) for query in examples]
-        less = max(np.nan_to_num(slow_surprise(library, query, moment)) for query in against)
+        told = [slow_score(library, query, moment) for query in examples]
+        less = max(np.nan_to_num(slow_score(library, query, moment)) for query in against)
         mean = float(np.mean([NEUTRAL_SURPRISE if math.isnan(value) else value for value in told]))
         if less <= NEUTRAL_SURPRISE or less < mean:
             middle = float(library.start_seconds[moment] + library.end_seconds[moment]) / 2

@@ -11,7 +11,18 @@ import torch
 from lookhear.errors import IndexStateError, MediaError
 from lookhear.media.decode import read_clip
 from lookhear.media.encode import write_sound
-from lookhear.search.calibration import MIN_PAIRS, Pairs, _Kind, calibrate, combined_surprise, fit
+from lookhear.search.calibration import (
+    HIGHEST,
+    MIN_PAIRS,
+    SURE,
+    Pairs,
+    _Kind,
+    calibrate,
+    chance_score,
+    combined_surprise,
+    fit,
+    score_of,
+)
 from lookhear.search.examples import make_query
 from lookhear.search.library import (
     Alignments,
@@ -139,7 +150,7 @@ def test_merging_is_its_slow_form(seed: int, top: int) -> None:
     library = make_library([6.3, 0.3, 4.0, 9.0], seed=seed)
     alignments = alignments_of(library, 1.0)
     score = np.random.default_rng(seed).integers(0, 8, len(alignments)) / 2.0  # many ties
-    fast = merge_alignments(library, alignments, score, np.zeros(len(score)), span_seconds=2.0, top=top)
+    fast = merge_alignments(library, alignments, score, score, np.zeros(len(score)), span_seconds=2.0, top=top)
     slow = slow_merge(library, alignments, score, 2.0, top)
     assert fast == slow
     for one in fast:  # no two hits show the same seconds
@@ -152,7 +163,7 @@ def test_ties_come_in_order_of_path_and_start_however_many() -> None:
     alignments = alignments_of(library, 0.0)
     score = np.ones(len(library))
     score[::4] = 3.0
-    spans = merge_alignments(library, alignments, score, np.zeros(len(score)), span_seconds=WINDOW, top=300)
+    spans = merge_alignments(library, alignments, score, score, np.zeros(len(score)), span_seconds=WINDOW, top=300)
     places = [(span.file_rank, span.peak_seconds) for span in spans]
     assert len(spans) == 300
     assert places == sorted(places)
@@ -168,8 +179,10 @@ def test_surprise_is_how_often_random_pairs_score_as_high() -> None:
         assert calibration.surprise(np.array([cosine]))[0] == pytest.approx(
             -math.log10((sample >= cosine).mean()), abs=0.02
         )
-    grid = np.linspace(0.3, 1.5, 500)
-    assert (np.diff(calibration.surprise(grid)) > 0).all()  # beyond the sample's end, too, order is kept
+    grid = np.linspace(0.3, 1.0, 500)
+    for measure in (calibration.surprise, calibration.nearness):
+        assert (np.diff(measure(grid)) > 0).all()  # beyond the sample's end, too, order is kept
+    assert calibration.surprise(np.array([1.0 + 1e-6])) == calibration.surprise(np.array([1.0]))  # sums are rounded
     assert calibration.surprise(np.array([-1.0]))[0] == 0.0
     assert np.isnan(calibration.surprise(np.array([np.nan]))[0])
 
@@ -187,9 +200,57 @@ def test_the_highest_of_few_pairs_lie_together(size: int) -> None:
     """Two files of 18 moments gave scores of 1,748: the highest of their pairs were alike to the fourth digit."""
     sample = np.random.default_rng(1).normal(0.0, 0.1, size)
     sample[np.argsort(sample)[-10:]] = sample.max() + np.arange(10) * 1e-6
-    surprise = fit(sample, width=WIDTH).surprise(np.array([0.2, 0.4, 1.0]))
-    assert surprise[-1] < 50
-    assert (np.diff(surprise) > 0).all()
+    calibration = fit(sample, width=WIDTH)
+    for measure in (calibration.surprise, calibration.nearness):
+        values = measure(np.array([0.2, 0.4, 1.0]))
+        assert values[-1] < (250 if measure == calibration.surprise else 50)
+        assert (np.diff(values) > 0).all()
+
+
+def test_the_tail_is_that_of_random_directions() -> None:
+    """Of which (1 - c)^((E - 1) / 2) is the share beyond a high cosine c, where (1 + c) changes little."""
+    rng, width = np.random.default_rng(3), 9
+    sample = unit(rng.normal(size=(200_000, width))).numpy()[:, 0].astype(np.float64)
+    calibration = fit(sample[:20_000], width=width)
+    assert calibration.tail_power == pytest.approx((width - 1) / 2, rel=0.2)
+    for cosine in (0.85, 0.9, 0.93):  # one in 400 to one in 10,000, beyond the last knot
+        share = (sample >= cosine).mean()
+        assert calibration.surprise(np.array([cosine]))[0] == pytest.approx(-math.log10(share), abs=0.3)
+
+
+def test_a_copy_is_above_what_is_much_alike_whatever_the_phase() -> None:
+    """The means of three windows spread less than those of two, so .97 of three is rarer than .97 of two."""
+    library = make_library([20.0] * 10)
+    rng = np.random.default_rng(5)
+    even, odd = (unit(rng.normal(size=(count, WIDTH))) for count in (3, 2))
+    library.audio[50:53] = unit(even.numpy() + 0.05 * rng.normal(size=even.shape))
+    library.audio[100:102] = odd
+    phases = tuple(
+        Phase(start_seconds=start, sound=Sequence(vectors=vectors, offset_seconds=HOP * np.arange(len(vectors))))
+        for start, vectors in ((0.0, even), (HOP / 2, odd))
+    )
+    query = Query(phases=phases, span_seconds=2 * HOP + WINDOW)
+    hits = search(library, query, within="sound", top=2)
+    assert [hit.path for hit in hits] == [str(library.files[library.file_rank[row]].path) for row in (100, 50)]
+    assert hits[1].cosine > 0.95
+    alike, copy = (
+        calibrate(library, "sound", "sound", HOP * np.arange(count)).nearness(np.array([cosine]))[0]
+        for count, cosine in ((3, hits[1].cosine), (2, 1.0))
+    )
+    assert alike > copy, "by a tail that does not end at 1 the copy would be second"
+
+
+def test_scores_are_surprises_as_far_as_samples_reach() -> None:
+    surprise = np.array([-2.0, 0.0, 3.0, SURE, 7.0, 20.0, 200.0, -math.inf, math.nan])
+    score = score_of(surprise)
+    assert np.array_equal(score[:4], surprise[:4])
+    assert (np.diff(score[3:7]) > 0).all()
+    assert score[6] < HIGHEST
+    assert score[7] == -math.inf
+    assert math.isnan(score[8])
+    assert np.allclose(score_of(torch.from_numpy(surprise)).numpy(), score, equal_nan=True)
+    assert (chance_score(0), chance_score(1000)) == (0.0, pytest.approx(3.0))
+    assert SURE < chance_score(10**7) < 7.0
 
 
 def test_combined_surprise_is_the_share_of_random_pairs() -> None:

@@ -274,7 +274,8 @@ def _truth(index: Index, asked: Questions) -> _Truth:
     hits = []
     for cosine in cosines:
         score = calibration.surprise(cosine)
-        spans = merge_alignments(library, alignments, score, cosine, span_seconds=WINDOW, top=10)
+        nearness = calibration.nearness(cosine)
+        spans = merge_alignments(library, alignments, score, nearness, cosine, span_seconds=WINDOW, top=10)
         hits.append({(str(library.files[span.file_rank].path), round(span.peak_seconds, 2)) for span in spans})
     highest = -np.partition(-cosines, 99, axis=1)[:, :100]
     ranked = -np.sort(-highest, axis=1).mean(axis=0)

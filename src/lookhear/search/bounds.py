@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookhear.search.calibration import NEUTRAL_SURPRISE, combined_surprise
+from lookhear.search.calibration import NEUTRAL_SURPRISE, combined_surprise, score_of
 from lookhear.search.library import Alignments, Modality, Moments, alignments_of, follow
 from lookhear.search.query import Calibrate, Phase, Query, Terms, weights_of
 
@@ -162,7 +162,7 @@ class _Scoring:
                 before = highest.get(weights)
                 highest[weights] = total if before is None else torch.maximum(before, total, out=before)
         together = [_together(total, weights, sign) for weights, total in highest.items()]
-        return functools.reduce(torch.maximum, together)
+        return score_of(functools.reduce(torch.maximum, together)).add_(sign * _SLACK)
 
     def _scanned(self, query: Query) -> "Iterator[tuple[list[Phase], dict[Modality, list[_Cosines]]]]":
         """Phases, as many as may be held, with the cosines of their windows with all moments by library modality."""

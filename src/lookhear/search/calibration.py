@@ -7,7 +7,7 @@ means one random pair in a hundred, 4 one in ten thousand.
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,10 @@ MIN_PAIRS = 50
 NUM_KNOTS = 200
 TAIL_SHARE = 0.01
 LEAST_EXCESS = 0.1
+# What is left of the way to a cosine of 1 where two count as the same: rounding, or a copy that was encoded again.
+SAME = 1e-3
+# Scores are surprises up to here, beyond which no sample reaches; what is above has a score below `HIGHEST`.
+SURE, HIGHEST = 5.0, 8.0
 # As many pairs of chance as are laid to the library's own pairs before they are believed to match better than chance.
 PRIOR_PAIRS = 10
 NEUTRAL_SURPRISE = math.log10(2.0)
@@ -26,21 +30,26 @@ NEUTRAL_SURPRISE = math.log10(2.0)
 _PAIRS_AT_ONCE = 1024
 _MAX_OFFSETS = 64
 
+Values = TypeVar("Values", np.ndarray, torch.Tensor)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Calibration:
     """The distribution of the cosines of random pairs, and how much better the library's own pairs are.
 
-    Up to the last `TAIL_SHARE` of the sample it is the sample itself; beyond, the tail falls exponentially with the
-    sample's mean excess, so that the order of cosines is kept where the sample ends. In a sample of few pairs the
-    highest can lie together by accident, as if nothing could be higher: the excess counts as `LEAST_EXCESS` standard
+    Up to the last `TAIL_SHARE` of the sample it is the sample itself. Beyond its last knot c0 the share of pairs that
+    score at least c falls as ((1 - c) / (1 - c0))^a, the tail of what ends at 1 (of the cosines of random directions in
+    E dimensions a is (E - 1) / 2), with the maximum likelihood a of the sample. So a copy, whose cosine is nearly 1, is
+    above all that is only much alike, whatever the lengths compared. In a sample of few pairs the highest can lie
+    together by accident, as if nothing could be higher: their mean excess over c0 counts as `LEAST_EXCESS` standard
     deviations at least (of a normal distribution it is a third of one).
     """
 
     mean: float  # of random pairs
     cosine: np.ndarray  # float64 (Q,), ascending: knots up to the tail
     knot_surprise: np.ndarray  # float64 (Q,), ascending
-    tail_slope: float  # surprise per cosine beyond the last knot
+    tail_slope: float  # nearness per cosine beyond the last knot
+    tail_power: float  # a
     # 0..1: what this evidence is worth beside other evidence. 1 - 1/m, where m is the mean of -ln p over pairs that
     # are known to belong together (the maximum likelihood fit of Beta(1/m, 1) to their p); 1 within one modality.
     weight: float = 1.0
@@ -49,8 +58,38 @@ class Calibration:
         """float64, as `cosine`: -log10 of the share of random pairs that score at least as high; NaN stays NaN."""
         cosine = np.asarray(cosine, np.float64)
         inside = np.interp(cosine, self.cosine, self.knot_surprise)
+        beyond = self.knot_surprise[-1] + self.tail_power / math.log(10.0) * _depth(cosine, self.cosine[-1])
+        return np.where(cosine > self.cosine[-1], beyond, inside)
+
+    def nearness(self, cosine: np.ndarray) -> np.ndarray:
+        """float64, as `cosine`: the surprise, but rising evenly with the cosine beyond the last knot.
+
+        By it neighbours match about as well as a peak: beside the surprise of a copy all others are small.
+        """
+        cosine = np.asarray(cosine, np.float64)
+        inside = np.interp(cosine, self.cosine, self.knot_surprise)
         beyond = self.knot_surprise[-1] + (cosine - self.cosine[-1]) * self.tail_slope
         return np.where(cosine > self.cosine[-1], beyond, inside)
+
+
+def _depth(cosine: np.ndarray, last: float) -> np.ndarray:
+    """-ln((1 - c) / (1 - c0)) of cosines beyond c0, `last`; a cosine of 1 is where `SAME` of the way is left."""
+    way = np.clip((cosine - last) / max(1.0 - last, 1e-4), 0.0, 1.0)
+    return -np.log1p(-way / (1.0 + SAME))
+
+
+def score_of(surprise: Values) -> Values:
+    """The scores of surprises (any shape): the same up to `SURE`, from there on only their order, below `HIGHEST`.
+
+    NaN and -inf stay what they are.
+    """
+    over = (surprise - SURE).clip(min=0.0)
+    return surprise - over * over / (over + (HIGHEST - SURE))
+
+
+def chance_score(num_moments: int) -> float:
+    """About what the best of pure chance has among so many moments."""
+    return float(score_of(np.array(math.log10(max(num_moments, 1)))))
 
 
 def fit(sample: np.ndarray, *, width: float) -> Calibration:
@@ -63,7 +102,7 @@ def fit(sample: np.ndarray, *, width: float) -> Calibration:
         log_share = torch.special.log_ndtr(torch.from_numpy(-cosine * math.sqrt(width))).numpy()
         surprise = np.abs(log_share) / math.log(10.0)
         slope = float(surprise[-1] - surprise[-2]) / float(cosine[-1] - cosine[-2])
-        return Calibration(mean=0.0, cosine=cosine, knot_surprise=surprise, tail_slope=slope)
+        return Calibration(mean=0.0, cosine=cosine, knot_surprise=surprise, tail_slope=slope, tail_power=1.0)
     ordered = np.sort(sample.astype(np.float64))
     size = len(ordered)
     tail = max(5, round(TAIL_SHARE * size))
@@ -71,12 +110,15 @@ def fit(sample: np.ndarray, *, width: float) -> Calibration:
     cosine = np.unique(ordered[rank])
     # The share that is at least as high; never 0.
     share = (size - np.searchsorted(ordered, cosine, side="left")) / size
-    excess = max(float(np.mean(ordered[size - tail :] - cosine[-1])), LEAST_EXCESS * float(ordered.std()), 1e-4)
+    last, least = float(cosine[-1]), max(LEAST_EXCESS * float(ordered.std()), 1e-4)
+    excess = max(float(np.mean(ordered[size - tail :] - last)), least)
+    depth = max(float(np.mean(_depth(ordered[size - tail :], last))), float(_depth(np.array(last + least), last)))
     return Calibration(
         mean=float(ordered.mean()),
         cosine=cosine,
         knot_surprise=-np.log10(share),
         tail_slope=1.0 / (excess * math.log(10.0)),
+        tail_power=1.0 / depth,
     )
 
 

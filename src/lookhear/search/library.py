@@ -382,6 +382,7 @@ def merge_alignments(
     library: Moments,
     alignments: Alignments,
     score: np.ndarray,
+    nearness: np.ndarray,
     tie_break: np.ndarray,
     *,
     span_seconds: float,
@@ -390,14 +391,15 @@ def merge_alignments(
     """The best `top` spans of the library, best first, no two of them overlapping in one file.
 
     `score` (C,), NaN where there is nothing to match. The best alignment that touches no earlier span becomes the
-    peak of a new one, which then grows over its neighbours on both sides while they score at least 0.7 of the peak
-    and belong to no earlier span. Equal scores: higher `tie_break` (C,) first, then (path, start).
+    peak of a new one, which then grows over its neighbours on both sides while their `nearness` (C,) is at least 0.7 of
+    the peak's and they belong to no earlier span. Equal scores: higher `tie_break` (C,) first, then (path, start).
     """
     limit = max(256, 16 * top)
     spans: list[Span] = []
+    nearness = np.where(np.isnan(score), np.nan, nearness)
     while True:
         order = _best(score, tie_break, limit)
-        spans = _grow(library, alignments, score, order, span_seconds, top)
+        spans = _grow(library, alignments, nearness, order, span_seconds, top)
         if len(spans) == top or len(order) < limit:
             return spans
         limit *= 8
@@ -414,7 +416,7 @@ def _best(score: np.ndarray, tie_break: np.ndarray, limit: int) -> np.ndarray:
 
 
 def _grow(
-    library: Moments, alignments: Alignments, score: np.ndarray, order: np.ndarray, span_seconds: float, top: int
+    library: Moments, alignments: Alignments, nearness: np.ndarray, order: np.ndarray, span_seconds: float, top: int
 ) -> list[Span]:
     begin = library.start_seconds[library.first.clip(max=len(library) - 1)]  # (F,); unused files are never asked
     finish = library.file_end_seconds()
@@ -433,14 +435,14 @@ def _grow(
         rank = int(alignments.file_rank[peak])
         if not free(peak, rank):
             continue
-        least = NEIGHBOUR_SHARE * float(score[peak])
+        least = NEIGHBOUR_SHARE * float(nearness[peak])
         ends = []
         for step in (-1, 1):
             edge = peak
             while (
                 0 <= edge + step < len(alignments)
                 and alignments.file_rank[edge + step] == rank
-                and score[edge + step] >= least
+                and nearness[edge + step] >= least
                 and free(edge + step, rank)
             ):
                 edge += step

@@ -24,7 +24,7 @@ import numpy as np
 from torch import Tensor
 
 from lookhear.errors import IndexStateError
-from lookhear.search.calibration import NEUTRAL_SURPRISE, Calibration, combined_surprise
+from lookhear.search.calibration import NEUTRAL_SURPRISE, Calibration, combined_surprise, score_of
 from lookhear.search.filters import Where, narrowed
 from lookhear.search.labelled import labels_between
 from lookhear.search.library import (
@@ -55,7 +55,8 @@ class Hit:
     start_seconds: float  # on the file's clock; of all neighbouring moments that match about as well as the best
     end_seconds: float
     peak_seconds: float  # the centre of the span that matches best
-    # -log10 of how often a random pair of the library matches as well: 3 is one in a thousand
+    # -log10 of how often a random pair of the library matches as well: 3 is one in a thousand; beyond 5, which no
+    # sample reaches, only which matches better, below 8
     score: float
     # with the query, mean over its windows, in the modality that matched (more): of the model's embeddings and, within
     # one modality, of the plain descriptions, by the shares that `likeness` gives them
@@ -129,6 +130,7 @@ class _Evidence:
     modality: Modality  # of the library
     cosine: np.ndarray  # float32 (C,), NaN where there is nothing to compare
     surprise: np.ndarray  # float64 (C,), NaN likewise
+    nearness: np.ndarray  # float64 (C,), NaN likewise
     weight: float
 
 
@@ -138,6 +140,7 @@ class _Match:
 
     start_seconds: np.ndarray  # float64 (C,): where the query then begins
     score: np.ndarray  # float64 (C,), NaN where there is nothing to compare
+    nearness: np.ndarray  # float64 (C,), likewise: by which neighbours are one hit
     cosine: np.ndarray  # float32 (C,): of the modality that says most
     matched: np.ndarray  # int64 (C,): an index into _MATCHED
 
@@ -279,7 +282,9 @@ def find_spans(library: Library, terms: Terms, calibrate: Calibrate) -> Found:
         hidden |= ~terms.where.passes_moments(library.files, file_rank, match.start_seconds, match.start_seconds + span)
     match = replace(match, score=np.where(hidden, np.nan, match.score))
     alignments = Alignments(file_rank=file_rank, start_seconds=match.start_seconds)
-    spans = merge_alignments(library, alignments, match.score, match.cosine, span_seconds=span, top=terms.num_spans)
+    spans = merge_alignments(
+        library, alignments, match.score, match.nearness, match.cosine, span_seconds=span, top=terms.num_spans
+    )
     return Found(spans=spans, files=files, match=match, overhang_seconds=overhang)
 
 
@@ -292,7 +297,7 @@ def _anywhere(asking: _Asking) -> "tuple[np.ndarray, _Match, float]":
         match = _match(alignments.start_seconds - phase.start_seconds, evidence, asking.terms.balance)
         best = match if best is None else _better(best, match)
     assert best is not None
-    return alignments.file_rank, best, query.span_seconds
+    return alignments.file_rank, replace(best, score=score_of(best.score)), query.span_seconds
 
 
 def _on_moments(asking: _Asking) -> "tuple[np.ndarray, _Match, float]":
@@ -301,27 +306,32 @@ def _on_moments(asking: _Asking) -> "tuple[np.ndarray, _Match, float]":
     middle = (library.start_seconds + library.end_seconds) / 2
     span = min(query.span_seconds for query in examples)
     found = [_around(asking, query, middle) for query in examples]
-    score = np.stack([each.score for each in found])
-    nothing = np.isnan(score).all(axis=0)
-    told = np.where(np.isnan(score), NEUTRAL_SURPRISE, score)
-    mean = np.where(nothing, np.nan, told.mean(axis=0))
-    best = np.nan_to_num(score, nan=-1.0).argmax(axis=0)
+    others = [_around(asking, query, middle) for query in against]
+    best = np.nan_to_num(np.stack([each.score for each in found]), nan=-1.0).argmax(axis=0)
     columns = np.arange(len(library))
-    if against:
-        less = np.max([np.nan_to_num(_around(asking, query, middle).score) for query in against], axis=0)
-        mean = np.where(
-            (less > NEUTRAL_SURPRISE) & (less >= mean), np.nan, mean - np.maximum(less - NEUTRAL_SURPRISE, 0)
-        )
     return (
         library.file_rank,
         _Match(
             start_seconds=middle - span / 2,
-            score=mean,
+            score=_beyond([each.score for each in found], [each.score for each in others]),
+            nearness=_beyond([each.nearness for each in found], [each.nearness for each in others]),
             cosine=np.stack([each.cosine for each in found])[best, columns],
             matched=np.stack([each.matched for each in found])[best, columns],
         ),
         span,
     )
+
+
+def _beyond(examples: list[np.ndarray], against: list[np.ndarray]) -> np.ndarray:
+    """What examples say (each (C,)) on average, less what the worst counter-example says; NaN where that says more."""
+    told = np.stack(examples)
+    nothing = np.isnan(told).all(axis=0)
+    mean = np.where(nothing, np.nan, np.where(np.isnan(told), NEUTRAL_SURPRISE, told).mean(axis=0))
+    if not against:
+        return mean
+    less = np.nan_to_num(np.stack(against)).max(axis=0)
+    hidden = (less > NEUTRAL_SURPRISE) & (less >= mean)
+    return np.where(hidden, np.nan, mean - np.maximum(less - NEUTRAL_SURPRISE, 0))
 
 
 def _around(asking: _Asking, query: Query, middle: np.ndarray) -> "_Match":
@@ -333,7 +343,7 @@ def _around(asking: _Asking, query: Query, middle: np.ndarray) -> "_Match":
         match = _match(start, next(_evidence(asking, alignments, [phase])), asking.terms.balance)
         best = match if best is None else _better(best, match)
     assert best is not None
-    return best
+    return replace(best, score=score_of(best.score))
 
 
 def _evidence(asking: _Asking, alignments: Alignments, phases: Several[Phase]) -> Iterator[list[_Evidence]]:
@@ -358,6 +368,7 @@ def _evidence(asking: _Asking, alignments: Alignments, phases: Several[Phase]) -
                     modality=searched,
                     cosine=cosine,
                     surprise=calibration.surprise(cosine),
+                    nearness=calibration.nearness(cosine),
                     weight=calibration.weight,
                 )
             )
@@ -367,17 +378,23 @@ def _evidence(asking: _Asking, alignments: Alignments, phases: Several[Phase]) -
 def _match(start_seconds: np.ndarray, evidence: list[_Evidence], balance: float) -> _Match:
     if len(evidence) == 1:
         only = evidence[0]
-        matched = np.full(len(start_seconds), _MATCHED.index(only.modality))
-        return _Match(start_seconds=start_seconds, score=only.surprise, cosine=only.cosine, matched=matched)
+        return _Match(
+            start_seconds=start_seconds,
+            score=only.surprise,
+            nearness=only.nearness,
+            cosine=only.cosine,
+            matched=np.full(len(start_seconds), _MATCHED.index(only.modality)),
+        )
     sound, picture = evidence
     weights = weights_of(sound.weight, picture.weight, balance)
-    told = [weight * np.nan_to_num(each.surprise) for weight, each in zip(weights, evidence, strict=True)]
+    told = [weight * np.nan_to_num(each.nearness) for weight, each in zip(weights, evidence, strict=True)]
     both = np.minimum(*told) >= np.maximum(BOTH_SHARE * (told[0] + told[1]), 1e-9)
     # Where neither says anything, the modality that is there.
     leads = (told[1] > told[0]) | np.isnan(sound.cosine)
     return _Match(
         start_seconds=start_seconds,
         score=combined_surprise(sound.surprise, weights[0], picture.surprise, weights[1]),
+        nearness=combined_surprise(sound.nearness, weights[0], picture.nearness, weights[1]),
         cosine=np.where(leads, picture.cosine, sound.cosine),
         matched=np.where(both, 2, np.where(leads, 1, 0)),
     )
@@ -397,6 +414,7 @@ def _better(one: _Match, other: _Match) -> _Match:
     return _Match(
         start_seconds=np.where(takes, other.start_seconds, one.start_seconds),
         score=np.where(takes, other.score, one.score),
+        nearness=np.where(takes, other.nearness, one.nearness),
         cosine=np.where(takes, other.cosine, one.cosine),
         matched=np.where(takes, other.matched, one.matched),
     )

@@ -12,6 +12,7 @@ import lookhear
 from lookhear.embedder import Embedder
 from lookhear.errors import IndexStateError, UserError
 from lookhear.media.info import MediaInfo
+from lookhear.search.calibration import chance_score
 from lookhear.search.examples import MAX_QUERY_SECONDS, Request, moment_query
 from lookhear.search.export import FORMATS
 from lookhear.search.filters import Where
@@ -177,7 +178,7 @@ class Archive:
             page=asked.page,
             has_more=page.has_more and not asked.is_last_page,
             best_score=page.best_score,
-            chance_score=None if request is None else math.log10(max(catalogue.num_moments, 1)),
+            chance_score=None if request is None else chance_score(catalogue.num_moments),
             notes=() if request is None else tuple(map(shown, request.notes)),
             took_seconds=time.monotonic() - began,
         )

@@ -132,8 +132,8 @@ class SearchHit(Value):
     end_seconds: float
     peak_seconds: float = Field(description="the middle of what matches best")
     score: float = Field(
-        description="-log10 of how often a random pair of the library matches as well; "
-        "by a label alone, the probability of the label"
+        description="-log10 of how often a random pair of the library matches as well, up to 5; beyond, which matches "
+        "better, below 8; by a label alone, the probability of the label"
     )
     cosine: float
     matched: Literal["both", "sound", "picture"] = Field(description="what of the library matched")
