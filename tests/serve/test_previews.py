@@ -155,7 +155,8 @@ def test_nothing_stays_of_one_that_fails_and_all_are_counted(
 
         async def given_up() -> None:
             asking = asyncio.ensure_future(previews.find(job))
-            await asyncio.sleep(0)
+            while not previews._under_way:
+                await asyncio.sleep(0.001)
             asking.cancel()
             await asyncio.gather(*previews._under_way.values())
 
