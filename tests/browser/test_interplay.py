@@ -205,6 +205,24 @@ def test_keys_that_are_pressed_twice(page: Any, address: str, cut: Path) -> None
     assert pages == [1, 2]
 
 
+def test_a_browser_that_cannot_record_lets_the_microphone_go(page: Any, address: str) -> None:
+    opened(page, address)
+    page.evaluate(
+        """() => {
+            const own = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+            navigator.mediaDevices.getUserMedia = async (asked) => (window.given = await own(asked));
+            window.MediaRecorder = class {
+                static isTypeSupported() { return true; }
+                constructor() { throw new Error("no encoder"); }
+            };
+        }"""
+    )
+    page.keyboard.press("r")
+    page.wait_for_selector("text=This browser cannot record: no encoder")
+    assert page.evaluate("given.getTracks().map((track) => track.readyState)") == ["ended"]
+    assert page.inner_text("#record-label") == "Record"
+
+
 def test_a_folder_that_is_being_typed(page: Any, address: str, cut: Path, made: Any) -> None:
     opened(page, address)
     give(page, cut)
