@@ -29,6 +29,12 @@ def names(page: Any) -> list[str]:
     return page.locator(f"{CARD} a.name").all_inner_texts()  # type: ignore[no-any-return]
 
 
+def file_id(page: Any, name: str) -> str:
+    """Of the file of the library that is called so."""
+    ask = "name => fetch(`/api/files?text=${name}`).then(answer => answer.json()).then(({ rows }) => rows[0].file_id)"
+    return page.evaluate(ask, name)  # type: ignore[no-any-return]
+
+
 def time_of(page: Any) -> float:
     return page.eval_on_selector("video.player", "video => video.currentTime")  # type: ignore[no-any-return]
 

@@ -94,6 +94,7 @@ def test_filters_balance_and_threshold(page: Any, address: str, cut: Path, made:
     settled(page)
     assert set(names(page)) == {"clip3.mp4", "clip4.mp4", "clip5.mp4"}
     page.fill("#folder", "/etc")
+    page.keyboard.press("Enter")
     page.wait_for_selector("#blank .empty")
     assert "no folder /etc" in page.inner_text("#blank")
     page.click("#clear-filters")

@@ -48,6 +48,31 @@ def test_the_token_in_the_browser(chromium: Any, made: Made) -> None:
         page.wait_for_selector(".card.start")
         assert token not in page.url
         context.close()
+        # in a tab that is there already, beside cookies of other programs on this host
+        context = chromium.new_context()
+        page = context.new_page()
+        opened(page, f"http://127.0.0.1:{port}/")
+        page.evaluate("""document.cookie = 'prefs={"a":1}'""")
+        page.wait_for_selector("#locked:not([hidden])")
+        page.goto(f"http://127.0.0.1:{port}/#token=wrong")
+        page.wait_for_function("() => document.querySelector('#token-error').textContent.includes('not the token')")
+        page.goto(f"http://127.0.0.1:{port}/#token={token}")
+        page.wait_for_selector(".card.start")
+        assert token not in page.url
+        page.goto(f"http://127.0.0.1:{port}/#token=another%")  # which ends nothing
+        page.wait_for_function("() => location.hash === '#/'")
+        page.wait_for_timeout(300)
+        assert page.is_hidden("#locked")
+        context.close()
+        # a browser that keeps no cookie
+        context = chromium.new_context()
+        page = context.new_page()
+        page.route("**/api/session", lambda route: route.fulfill(status=204))
+        opened(page, f"http://127.0.0.1:{port}/")
+        page.fill("#token", token)
+        page.click("#token-form button")
+        page.wait_for_function("() => document.querySelector('#token-error').textContent.includes('Allow cookies')")
+        context.close()
 
 
 def test_the_server_that_is_gone(chromium: Any, made: Made) -> None:

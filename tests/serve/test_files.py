@@ -38,6 +38,10 @@ def test_the_bytes_of_a_file(made: Made, web: Running) -> None:
         ("bytes=-10", 206, -10, None),
         ("bytes=-99999999", 206, 0, None),
         ("bytes=99999999-", 416, None, None),
+        ("bytes=99999999-,88888888-", 416, None, None),
+        ("bytes=-0", 416, None, None),
+        ("bytes=0-1,99999999-", 206, 0, 2),
+        ("bytes=99999999-, -10 , -0", 206, -10, None),
         ("bytes=200-100", 200, None, None),
         ("bytes=", 200, None, None),
         ("bytes=a-b", 200, None, None),
@@ -59,6 +63,21 @@ def test_ranges(made: Made, web: Running, asked: str, status: int, first: int | 
         assert answer.content == whole
     else:
         assert answer.headers["content-range"] == f"bytes */{len(whole)}"
+        assert "none of them is in the range" in answer.json()["error"]
+    head = web.client.head(url, headers={"range": asked})
+    assert (head.status_code, int(head.headers["content-length"])) == (200, len(whole))
+
+
+def test_what_is_known_already_is_not_sent(made: Made, web: Running) -> None:
+    for what in ("media", "preview?start=0&seconds=0.5"):
+        url = f"/api/files/{web.file_id(made.clip(0))}/{what}"
+        tag = web.client.get(url).headers["etag"]
+        for known in (tag, f'"other", W/{tag}', "*"):
+            answer = web.client.get(url, headers={"if-none-match": known, "range": "bytes=0-9"})
+            assert (answer.status_code, answer.content) == (304, b"")
+            assert answer.headers["etag"] == tag
+            assert answer.headers["cache-control"] == "private, no-cache"
+        assert web.client.get(url, headers={"if-none-match": '"other"'}).status_code == 200
 
 
 def test_several_ranges_and_changed_files(made: Made, web: Running) -> None:
@@ -77,6 +96,8 @@ def test_several_ranges_and_changed_files(made: Made, web: Running) -> None:
     assert (same.status_code, len(same.content)) == (206, 10)
     other = web.client.get(url, headers={"range": "bytes=0-9", "if-range": '"another"'})
     assert (other.status_code, len(other.content)) == (200, len(whole))
+    beyond = web.client.get(url, headers={"range": "bytes=99999999-", "if-range": '"another"'})
+    assert (beyond.status_code, len(beyond.content)) == (200, len(whole))
 
 
 @pytest.mark.parametrize(
@@ -217,6 +238,24 @@ def test_types_are_never_pages_or_scripts() -> None:
     assert media_type(Path("a.MP4")) == "video/mp4"
     for name in ("a.html", "a.svg", "a.js", "a", "a.mxf", "a.xml"):
         assert media_type(Path(name)) == "application/octet-stream"
+
+
+def test_a_file_that_is_renamed_has_its_new_name_at_once(tmp_path: Path) -> None:
+    media = (tmp_path / "media").resolve()
+    clip = make_clip(media / "old.mp4", 1)
+    index([media], model=save_tiny(tmp_path / "m.safetensors"), index_path=tmp_path / "index", workers=0)
+    with running(tmp_path / "index") as web:
+        url = f"/api/files/{web.file_id(clip)}"
+        first = web.client.get(url)
+        assert first.json()["row"]["path"] == "old.mp4"
+        clip.rename(media / "new.mp4")
+        index([media], index_path=tmp_path / "index", workers=0)
+        second = web.client.get(url)
+        assert second.json()["row"]["path"] == "new.mp4"
+        # and no browser keeps what depends on more than the bytes
+        for answer in (first, second, web.client.get(f"{url}/heat?at=1")):
+            assert answer.headers["cache-control"] == "private, no-cache"
+        assert "max-age" in web.client.get(f"{url}/frame?at=1").headers["cache-control"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="file names are text there")

@@ -17,10 +17,11 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
     unsupported_method,
 )
+from starlette.testclient import TestClient
 
 from lookhear.serve.app import create_app
 from lookhear.serve.routes import api
-from lookhear.serve.security import Access
+from lookhear.serve.security import COOKIE, Access, access_of
 from web_library import Made, Running
 
 CHECKS = [
@@ -103,6 +104,23 @@ def test_it_holds_for_much_that_is_sent(described: Any, real: dict[str, Any], op
 def test_it_holds_whatever_is_sent(described: Any, real: dict[str, Any], operation: str) -> None:
     try_out(described, operation, times=400)
     try_out(described, operation, times=100, real=real)
+
+
+def test_the_token_is_described_where_there_is_one(web: Running) -> None:
+    token = "a-token-that-nobody-guesses"
+    client = TestClient(
+        create_app(web.archive, web.workshop, access_of("127.0.0.1", token=token)), base_url=web.client.base_url
+    )
+    description = client.get("/api/openapi.json", headers={"authorization": f"Bearer {token}"}).json()
+    assert description["components"]["securitySchemes"] == {
+        "token": {"type": "http", "scheme": "bearer"},
+        "session": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+    }
+    assert description["security"] == [{"token": []}, {"session": []}]
+    assert description["paths"]["/api/session"]["post"]["security"] == [{"token": []}]
+    plain = web.client.get("/api/openapi.json").json()
+    assert "security" not in plain
+    assert "securitySchemes" not in plain["components"]
 
 
 def test_the_description_is_complete(web: Running) -> None:

@@ -1,6 +1,7 @@
 """If these fail, a file that the browser cannot play is shown at another moment than the one that matched."""
 
 import asyncio
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from lookhear.media.decode import read_clip
 from lookhear.media.probe import probe
 from lookhear.search.crawl import index
 from lookhear.serve import previews as previews_module
+from lookhear.serve.catalogue import UnknownFileError
 from lookhear.serve.previews import PreviewJob, Previews, make_preview, plays
 from lookhear.serve.work import UnreadableError
 from synthetic import beep_onsets, make_sound, make_video, read_numbers
@@ -136,6 +138,20 @@ def test_made_once_and_kept_up_to_a_limit(tmp_path: Path) -> None:
         assert asyncio.run(previews.find(job)).exists()  # made anew
 
 
+def test_a_slow_disk_does_not_stop_the_loop(made: Made, web: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def gone(path: str) -> None:
+        asked.append(threading.get_ident())
+        raise UnknownFileError(path)
+
+    monkeypatch.setattr(previews_module, "status_of", gone)
+    with pytest.raises(UnknownFileError):
+        asyncio.run(Previews(web.workshop).find(PreviewJob(path=str(made.clip(0)), start_seconds=0.0, seconds=1.0)))
+    assert asked
+    assert asked[0] != threading.get_ident()
+
+
 def test_nothing_stays_of_one_that_fails_and_all_are_counted(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,7 +171,8 @@ def test_nothing_stays_of_one_that_fails_and_all_are_counted(
 
         async def given_up() -> None:
             asking = asyncio.ensure_future(previews.find(job))
-            await asyncio.sleep(0)
+            while not previews._under_way:
+                await asyncio.sleep(0.001)
             asking.cancel()
             await asyncio.gather(*previews._under_way.values())
 

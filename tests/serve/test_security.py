@@ -71,6 +71,14 @@ def test_who_may_be_asked_how() -> None:
     assert everywhere.knows("192.168.1.5:8710")
     assert everywhere.knows("archive.example")
     assert not everywhere.knows("evil.example")
+    for token in (f"{TOKEN} ", f"{TOKEN}\n", f"{TOKEN} and more", f"{TOKEN}é"):
+        with pytest.raises(UserError, match="cannot be sent"):
+            access_of("127.0.0.1", token=token)
+    proxied = access_of("127.0.0.1", token=None, names=["Archive.Example:8443", "[fe80::1]:80", "fe80::2"])
+    for name in ("archive.example", "archive.example:8443", "[fe80::1]", "[fe80::2]:8710"):
+        assert proxied.knows(name)
+    with pytest.raises(UserError, match="no name of a host"):
+        access_of("127.0.0.1", token=None, names=["https://archive.example"])
     one = access_of("192.168.1.5", token=TOKEN)
     assert one.knows("192.168.1.5")
     assert not one.knows("192.168.1.6")
@@ -160,6 +168,17 @@ def test_the_token_opens(made: Made, locked: Running) -> None:
     session = browser.cookies[COOKIE]
     assert browser.delete("/api/session").status_code == 204
     assert browser.get("/api/status", headers={"cookie": f"{COOKIE}={session}"}).status_code == 401
+
+
+@pytest.mark.parametrize("other", ['prefs={"a":1}', "x=a b", "flag", "a[b]=1", "path=/x", "", '"; "', "=x", "é=é"])
+def test_cookies_of_other_programs_do_not_matter(locked: Running, other: str) -> None:
+    begun = locked.client.post("/api/session", headers={"authorization": f"Bearer {TOKEN}"})
+    own = f"{COOKIE}={begun.cookies[COOKIE]}"
+    client = TestClient(locked.client.app, base_url=ORIGIN)
+    for cookie in (f"{other}; {own}", f"{own}; {other}", f"{other};{own};{other}"):
+        assert client.get("/api/status", headers={"cookie": cookie.encode()}).status_code == 200, cookie
+    for cookie in (other, f"x{own}", f"{own}x", f"{other}, {own}"):
+        assert client.get("/api/status", headers={"cookie": cookie.encode()}).status_code == 401, cookie
 
 
 def test_no_token_no_cookie(web: Running) -> None:

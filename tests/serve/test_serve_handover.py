@@ -65,6 +65,14 @@ def test_chosen_hits(made: Made, web: Running, chosen: dict[str, Any]) -> None:
     )
     unknown = {"kind": "hits", "hits": [two[0] | {"file_id": "0" * 32}]}
     assert web.client.post("/api/export", json={"format": "csv", "chosen": unknown}).status_code == 404
+    # one that has been forgotten since is left out of the others
+    some = {"kind": "hits", "hits": [two[0] | {"file_id": "0" * 32}, two[1]]}
+    for path, body in (("export", {"format": "json"}), ("export", {"format": "m3u"}), ("sheet", {}), ("cut", {})):
+        answer = web.client.post(f"/api/{path}", json=body | {"chosen": some})
+        assert answer.status_code == 200
+        report = report_of(answer)
+        assert (report["hits"], report["left_out"]) == (1, 1)
+        assert report["skipped"] == [{"path": "0" * 32, "reason": "it is not in the library any more"}]
     backwards = {"kind": "hits", "hits": [two[0] | {"start_seconds": 2.0, "end_seconds": 1.0, "peak_seconds": 9.0}]}
     given = web.client.post("/api/export", json={"format": "json", "chosen": backwards}).json()
     assert (given[0]["start_seconds"], given[0]["peak_seconds"], given[0]["end_seconds"]) == (2.0, 2.0, 2.0)

@@ -127,6 +127,35 @@ def test_one_that_breaks_off(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_tab_that_is_closed_is_no_defect(web: Running, caplog: pytest.LogCaptureFixture) -> None:
+    messages: list[dict[str, object]] = [
+        {"type": "http.request", "body": b"RIFF", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/api/uploads",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost")],
+    }
+    sent: list[dict[str, object]] = []
+
+    async def ask() -> None:
+        async def take() -> dict[str, object]:
+            return messages.pop(0)
+
+        async def keep(message: dict[str, object]) -> None:
+            sent.append(message)
+
+        await web.client.app(scope, take, keep)  # type: ignore[arg-type]
+
+    asyncio.run(ask())
+    assert sent[0]["status"] == 400
+    assert left_over(web) == []
+    assert not caplog.records
+
+
 def test_decoding_has_a_limit(made: Made, tmp_path: Path) -> None:
     make_sound(tmp_path / "long.wav", seconds=110)
     with running(made.index, workers=1, decode_seconds=0.01) as web:

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 import lookhear
@@ -15,7 +16,7 @@ from lookhear.errors import IndexStateError, MediaError, UserError
 from lookhear.serve.archive import Archive, StaleExampleError
 from lookhear.serve.catalogue import UnknownFileError, shown
 from lookhear.serve.routes import Service, api
-from lookhear.serve.security import Access, Guard, Sessions
+from lookhear.serve.security import COOKIE, SESSION_PATH, Access, Guard, Sessions
 from lookhear.serve.uploads import ForgottenError, TooLargeError, TooSlowError
 from lookhear.serve.work import BusyError, UnreadableError, Workshop
 
@@ -64,11 +65,31 @@ def create_app(archive: Archive, workshop: Workshop, access: Access) -> Guard:
         app.add_exception_handler(kind, _answer_with(status))
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _failed)
     app.include_router(api)
+    if access.token is not None:
+        _describe_token(app)
     for name, (content, media_type) in _assets().items():
         _add_asset(app, "/" if name == "index.html" else f"/{name}", content, media_type)
     return Guard(app, access=access, sessions=sessions)
+
+
+def _describe_token(app: FastAPI) -> None:
+    """Has the description of the API say what `Guard` wants."""
+    plain = app.openapi
+
+    def described() -> dict[str, Any]:
+        description = plain()
+        description["components"]["securitySchemes"] = {
+            "token": {"type": "http", "scheme": "bearer"},
+            "session": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+        }
+        description["security"] = [{"token": []}, {"session": []}]
+        description["paths"][SESSION_PATH]["post"]["security"] = [{"token": []}]
+        return description
+
+    app.openapi = described  # type: ignore[method-assign]  # as FastAPI's manual does it
 
 
 def _assets() -> dict[str, tuple[bytes, str]]:
@@ -122,6 +143,10 @@ async def _refused(request: Request, error: Exception) -> Response:
     answer = problem(error.status_code, sentences.get(error.status_code, str(error.detail)))
     answer.headers.update(error.headers or {})
     return answer
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return problem(400, "the request broke off; send it again")  # nobody reads it, but it is no defect of ours
 
 
 async def _failed(request: Request, error: Exception) -> Response:

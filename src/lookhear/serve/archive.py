@@ -14,7 +14,7 @@ from lookhear.errors import IndexStateError, UserError
 from lookhear.media.info import MediaInfo
 from lookhear.search.calibration import chance_score
 from lookhear.search.examples import MAX_QUERY_SECONDS, Request, moment_query
-from lookhear.search.export import FORMATS
+from lookhear.search.export import FORMATS, Skipped
 from lookhear.search.filters import Where
 from lookhear.search.index import Index
 from lookhear.search.labelled import from_text, labels_between
@@ -34,6 +34,14 @@ _FIRST_DAY, _LAST_DAY = datetime.date(1970, 1, 2), datetime.date(9000, 1, 1)
 
 class StaleExampleError(UserError):
     """An example of another model than the index now has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenHits:
+    """What is to be exported, and what cannot be, for its file has been forgotten since it was chosen."""
+
+    hits: tuple[Hit, ...]
+    forgotten: tuple[Skipped, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,17 +191,21 @@ class Archive:
             took_seconds=time.monotonic() - began,
         )
 
-    def hits(self, chosen: schemas.FromSearch | schemas.FromHits) -> list[Hit]:
-        """What is to be exported. Raises as `search`."""
+    def hits(self, chosen: schemas.FromSearch | schemas.FromHits) -> ChosenHits:
+        """What is to be exported. Raises as `search`, and UnknownFileError where all the files are forgotten."""
         if isinstance(chosen, schemas.FromSearch):
             request = self._request(chosen.search) if chosen.search.examples else None
             page = self._page(request, chosen.search, size=chosen.top, number=1)
             catalogue = self.catalogue()
-            return [hit for hit in page.hits if catalogue.id_of(hit.path) is not None]
+            return ChosenHits(hits=tuple(hit for hit in page.hits if catalogue.id_of(hit.path) is not None))
         catalogue = self.catalogue()
-        found = []
+        found, forgotten = [], []
         for given in chosen.hits:
-            first, *copies = catalogue.rows_of(given.file_id)
+            try:
+                first, *copies = catalogue.rows_of(given.file_id)
+            except UnknownFileError:
+                forgotten.append(Skipped(path=given.file_id, reason="it is not in the library any more"))
+                continue
             end = max(given.start_seconds, given.end_seconds)
             found.append(
                 Hit(
@@ -209,7 +221,9 @@ class Archive:
                     labels=labels_between(from_text(first.labels), given.start_seconds, end),
                 )
             )
-        return found
+        if not found:
+            catalogue.rows_of(chosen.hits[0].file_id)  # which raises
+        return ChosenHits(hits=tuple(found), forgotten=tuple(forgotten))
 
     def _page(self, request: Request | None, asked: schemas.Search, *, size: int, number: int) -> _Page:
         """Of a request, or without one by a label. One hit more than a page tells whether there is another page."""

@@ -39,7 +39,7 @@ class Handover:
     kind: Literal["clips", "exact clips", "sheet"] | Format
     folder: str  # an empty one, which is removed when the file is sent
     max_bytes: int  # of clips
-    banned: tuple[Skipped, ...] = ()  # hits that must not be read, and so are in none of them
+    left_out: tuple[Skipped, ...] = ()  # hits that are forgotten or must not be read, and so are in none of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,10 @@ def without_banned(wanted: Handover, catalogue: Catalogue) -> Handover:
     return replace(
         wanted,
         hits=tuple(hit for hit in wanted.hits if not bans[hit.path]),
-        banned=tuple(Skipped(path=hit.path, reason=f"it {bans[hit.path]}") for hit in wanted.hits if bans[hit.path]),
+        left_out=(
+            *wanted.left_out,
+            *(Skipped(path=hit.path, reason=f"it {bans[hit.path]}") for hit in wanted.hits if bans[hit.path]),
+        ),
     )
 
 
@@ -97,7 +100,7 @@ def check_sheet(hits: Sequence[Hit]) -> None:
 def hand_over(wanted: Handover) -> Made:
     """Writes the file. Runs in a child. Raises UserError."""
     made = _written(wanted)
-    return replace(made, skipped=(*wanted.banned, *made.skipped))
+    return replace(made, skipped=(*wanted.left_out, *made.skipped))
 
 
 def _written(wanted: Handover) -> Made:

@@ -164,7 +164,7 @@ class Previews:
 
     async def find(self, job: PreviewJob) -> Path:
         """The preview of `job`, whose `out` is chosen here. Raises UnreadableError, UnknownFileError and BusyError."""
-        changed = status_of(job.path).st_mtime_ns
+        changed = (await self._workshop.look(status_of, job.path)).st_mtime_ns  # of a network folder it takes time
         key = f"{job.path}\0{changed}\0{job.start_seconds:.3f}\0{job.seconds:.3f}"
         name = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32] + ".mp4"
         path = self._folder / name

@@ -4,7 +4,7 @@ import json
 import shutil
 import tempfile
 import urllib.parse
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,9 +13,8 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 
-from lookhear.search.query import Hit
 from lookhear.serve import schemas
-from lookhear.serve.archive import Archive
+from lookhear.serve.archive import Archive, ChosenHits
 from lookhear.serve.catalogue import Order, media_type, status_of
 from lookhear.serve.handover import Handover, Made, check_clips, check_sheet, hand_over, without_banned
 from lookhear.serve.pictures import (
@@ -39,6 +38,8 @@ MAX_STRIP_SECONDS = 300.0
 REPORT_HEADER = "x-lookhear-report"
 # Pictures of a file are as lasting as its bytes, which its id names.
 _LASTING = {"cache-control": "private, max-age=86400"}
+# What depends on more than the bytes, such as where they lie or the model of the index.
+_CHANGING = {"cache-control": "private, no-cache"}
 # Uploads are counted as they are received, against the settings of the server.
 _UNCOUNTED = 1 << 60
 _OCTETS = {"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": {"format": "binary"}}}}}
@@ -59,13 +60,19 @@ class Service:
         """Where a file of the library lies. Raises UnknownFileError."""
         return await self.workshop.look(lambda: self.archive.catalogue().path_of(file_id))
 
-    async def picture(self, kind: str, key: tuple[object, ...], make: Callable[[], Awaitable[bytes]]) -> Response:
+    async def made(
+        self,
+        kind: str,
+        key: tuple[object, ...],
+        make: Callable[[], Awaitable[bytes]],
+        headers: Mapping[str, str] = _LASTING,
+    ) -> Response:
         """What `make` gives, or gave lately for the same `key`."""
         found = self.kept.find(key)
         if found is None:
             found = await make()
             self.kept.keep(key, found)
-        return Response(found, media_type=kind, headers=_LASTING)
+        return Response(found, media_type=kind, headers=headers)
 
 
 def _service(request: Request) -> Service:
@@ -178,7 +185,8 @@ async def about(file_id: FileId, serving: Serving) -> Response:
 
     path = await serving.path_of(file_id)
     changed = (await serving.workshop.look(status_of, path)).st_mtime_ns
-    return await serving.picture("application/json", ("about", file_id, changed), read)
+    version = (await serving.workshop.look(serving.archive.catalogue)).version
+    return await serving.made("application/json", ("about", file_id, changed, version), read, _CHANGING)
 
 
 # ---- moments, to be played and seen
@@ -194,13 +202,14 @@ async def about(file_id: FileId, serving: Serving) -> Response:
         **_problems(404),
         200: _gives("video/*", "audio/*", "application/octet-stream"),
         206: _gives("video/*", "audio/*", "application/octet-stream", "multipart/byteranges"),
-        416: {"description": "a Range beyond the file"},
+        304: {"description": "the same as If-None-Match names"},
+        416: {"description": "a Range beyond the file", "model": schemas.Problem},
     },
 )
 async def media(file_id: FileId, serving: Serving) -> Response:
     """Its bytes, or the ranges of them that a player asks for."""
     path = await serving.path_of(file_id)
-    return RangedFile(path, media_type=media_type(path), headers={"cache-control": "private, no-cache"})
+    return RangedFile(path, media_type=media_type(path), headers=_CHANGING)
 
 
 @api.head("/files/{file_id}/preview", include_in_schema=False)
@@ -213,7 +222,8 @@ async def media(file_id: FileId, serving: Serving) -> Response:
         **_problems(404),
         200: _gives("video/mp4"),
         206: _gives("video/mp4", "multipart/byteranges"),
-        416: {"description": "a Range beyond the preview"},
+        304: {"description": "the same as If-None-Match names"},
+        416: {"description": "a Range beyond the preview", "model": schemas.Problem},
     },
 )
 async def preview(
@@ -228,7 +238,7 @@ async def preview(
     found = await serving.previews.find(
         PreviewJob(path=str(path), start_seconds=round(start, 3), seconds=round(seconds, 3))
     )
-    return RangedFile(found, media_type="video/mp4", headers={"cache-control": "private, no-cache"})
+    return RangedFile(found, media_type="video/mp4", headers=_CHANGING)
 
 
 @api.get(
@@ -242,7 +252,7 @@ async def frame(file_id: FileId, serving: Serving, at: At, height: Height = 180)
     """A JPEG, at most `height` high. Before and after the picture track, its first or last frame."""
     path, at = await serving.path_of(file_id), round(at, 2)
     job = FrameJob(path=str(path), at_seconds=at, height=height)
-    return await serving.picture(
+    return await serving.made(
         "image/jpeg", ("frame", file_id, at, height), lambda: serving.workshop.media.run(draw_frame, job)
     )
 
@@ -267,7 +277,7 @@ async def strip(
     path = await serving.path_of(file_id)
     start, end = round(start, 2), round(min(max(end, start + 0.05), start + MAX_STRIP_SECONDS), 2)
     job = StripJob(path=str(path), start_seconds=start, end_seconds=end, kind=kind, width=width, height=height)
-    return await serving.picture(
+    return await serving.made(
         "image/png",
         ("strip", file_id, start, end, kind, width, height),
         lambda: serving.workshop.media.run(draw_strip, job),
@@ -292,7 +302,7 @@ async def heat(file_id: FileId, serving: Serving, at: At, height: Height = 360) 
         return await serving.workshop.infer(draw_heat, embedder, clip, at, height)
 
     fingerprint = serving.archive.index.facts.fingerprint
-    return await serving.picture("image/jpeg", ("heat", fingerprint, file_id, at, height), draw)
+    return await serving.made("image/jpeg", ("heat", fingerprint, file_id, at, height), draw, _CHANGING)
 
 
 # ---- searching
@@ -385,8 +395,8 @@ async def export(asked: schemas.Export, serving: Serving) -> Response:
 
     The header x-lookhear-report says in JSON (percent-encoded) what was left out, and why.
     """
-    hits = await serving.workshop.search(serving.archive.hits, asked.chosen)
-    return await _handed_over(serving, hits, asked.format)
+    chosen = await serving.workshop.search(serving.archive.hits, asked.chosen)
+    return await _handed_over(serving, chosen, asked.format)
 
 
 @api.post(
@@ -398,9 +408,9 @@ async def export(asked: schemas.Export, serving: Serving) -> Response:
 )
 async def cut(asked: schemas.Cut, serving: Serving) -> Response:
     """A zip of clips, with clips.csv that says what each one is. Packets are copied where that can be right."""
-    hits = await serving.workshop.search(serving.archive.hits, asked.chosen)
-    check_clips(hits, serving.workshop.settings)
-    return await _handed_over(serving, hits, "exact clips" if asked.exact else "clips")
+    chosen = await serving.workshop.search(serving.archive.hits, asked.chosen)
+    check_clips(chosen.hits, serving.workshop.settings)
+    return await _handed_over(serving, chosen, "exact clips" if asked.exact else "clips")
 
 
 @api.post(
@@ -412,15 +422,21 @@ async def cut(asked: schemas.Cut, serving: Serving) -> Response:
 )
 async def sheet(asked: schemas.Sheet, serving: Serving) -> Response:
     """A contact sheet: a frame of every hit, with file, time and score."""
-    hits = await serving.workshop.search(serving.archive.hits, asked.chosen)
-    check_sheet(hits)
-    return await _handed_over(serving, hits, "sheet")
+    chosen = await serving.workshop.search(serving.archive.hits, asked.chosen)
+    check_sheet(chosen.hits)
+    return await _handed_over(serving, chosen, "sheet")
 
 
-async def _handed_over(serving: Service, hits: list[Hit], kind: Any) -> Response:
+async def _handed_over(serving: Service, chosen: ChosenHits, kind: Any) -> Response:
     folder = tempfile.mkdtemp(dir=serving.workshop.folder, prefix="export-")
     try:
-        wanted = Handover(hits=tuple(hits), kind=kind, folder=folder, max_bytes=serving.workshop.settings.max_cut_bytes)
+        wanted = Handover(
+            hits=chosen.hits,
+            kind=kind,
+            folder=folder,
+            max_bytes=serving.workshop.settings.max_cut_bytes,
+            left_out=chosen.forgotten,
+        )
         wanted = await serving.workshop.look(lambda: without_banned(wanted, serving.archive.catalogue()))
         made: Made = await serving.workshop.exports.run(hand_over, wanted)
     except BaseException:

@@ -14,7 +14,6 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -74,8 +73,11 @@ def is_local(host: str) -> bool:
 def access_of(host: str, *, token: str | None, names: Iterable[str] = ()) -> Access:
     """Who may ask a server that is bound to `host`, under further `names`.
 
-    Raises UserError for a token that can be guessed, and for a server that others can reach without one.
+    Raises UserError for a token that can be guessed or cannot be sent, for a name that is none, and for a server that
+    others can reach without a token.
     """
+    if token is not None and (not token.isascii() or token.split() != [token]):
+        raise UserError("the token cannot be sent in a header; use plain letters, digits and signs without spaces")
     if token is not None and len(token) < LEAST_TOKEN_LETTERS:
         raise UserError(
             f"a token of {len(token)} characters can be guessed; use at least {LEAST_TOKEN_LETTERS}, "
@@ -83,11 +85,19 @@ def access_of(host: str, *, token: str | None, names: Iterable[str] = ()) -> Acc
         )
     if not is_local(host) and token is None:
         raise UserError(f"a server on {host} can be reached from other machines, and so needs a token")
-    hosts = {*_LOCAL_NAMES, host.lower(), *(name.lower() for name in names)}
+    hosts = {*_LOCAL_NAMES, host.lower(), *map(_allowed, names)}
     is_everywhere = _is_address(host) and ipaddress.ip_address(host).is_unspecified
     if is_everywhere:
         hosts |= {socket.gethostname().lower(), socket.getfqdn().lower()}
     return Access(hosts=frozenset(hosts), any_address=is_everywhere, token=token)
+
+
+def _allowed(name: str) -> str:
+    """A further name as Host headers are compared with it. Ports are not compared, so one that is given is dropped."""
+    found = name.lower() if _is_address(name) else host_name(name)
+    if found is None:
+        raise UserError(f"'{name}' is no name of a host; give --allow-host one such as archive.example")
+    return found
 
 
 def host_name(host: str) -> str | None:
@@ -192,12 +202,16 @@ class Guard:
 
 
 def session_of(headers: Headers) -> str:
-    """The session cookie of a request, or nothing."""
-    try:
-        cookie = SimpleCookie(headers.get("cookie", ""))
-    except CookieError:
-        return ""
-    return cookie[COOKIE].value if COOKIE in cookie else ""
+    """The session cookie of a request, or nothing.
+
+    Other programs on this host send theirs, too, whatever their port and syntax; `SimpleCookie` drops what follows one
+    that it dislikes.
+    """
+    for part in ";".join(headers.getlist("cookie")).split(";"):
+        name, _, value = part.strip().partition("=")
+        if name == COOKIE:
+            return value
+    return ""
 
 
 def _foreign(method: str, path: str, headers: Headers, host: str) -> str:

@@ -1,5 +1,6 @@
 """Runs the application until it is told to stop. The only place that knows uvicorn."""
 
+import asyncio
 import secrets
 import socket
 import threading
@@ -8,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lookhear.errors import UserError
 from lookhear.serve import pictures, uploads
@@ -19,6 +21,60 @@ from lookhear.serve.work import Workshop
 
 _STOP_SECONDS = 3  # for answers that are under way
 _WAIT_SECONDS = 0.1
+# A browser keeps at most six. Each may have a file open, and some systems allow a process 256 of all kinds.
+_MAX_CONNECTIONS = 100
+_HEAD_SECONDS = 10.0  # until a request has begun and its head is complete
+# As many are taken on before any of them is counted.
+_BACKLOG = 32
+
+
+class _Bounded(H11Protocol):
+    """A connection that is closed when it asks nothing for a while, or when it has waited longest and there are many.
+
+    Somebody who opens connections and says nothing needs no token for that.
+    """
+
+    _deadline: asyncio.TimerHandle | None = None  # while no answer is under way
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Makes room where there is none: what is answered stays, of the others the oldest goes."""
+        super().connection_made(transport)
+        self._look()
+        if len(self.connections) > _MAX_CONNECTIONS:
+            waiting = {each: each._deadline for each in self.connections if isinstance(each, _Bounded)}
+            oldest = min((timer.when(), id(each), each) for each, timer in waiting.items() if timer is not None)[-1]
+            oldest._end()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Ends its timer."""
+        self._forget_deadline()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Takes a part of a request."""
+        super().data_received(data)
+        self._look()
+
+    def on_response_complete(self) -> None:
+        """Waits for the next request."""
+        super().on_response_complete()
+        self._look()
+
+    def _look(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._forget_deadline()
+        elif self._deadline is None and not self.transport.is_closing():
+            self._deadline = self.loop.call_later(_HEAD_SECONDS, self._end)
+
+    def _forget_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = None
+
+    def _end(self) -> None:
+        self._forget_deadline()
+        self.connections.discard(self)  # at once, so that the next one finds another to close
+        self.transport.abort()
 
 
 @contextmanager
@@ -41,6 +97,8 @@ def serving(
     with _bound(host, port) as listening, Workshop(settings) as workshop:
         config = uvicorn.Config(
             create_app(archive, workshop, access),
+            http=_Bounded,
+            backlog=_BACKLOG,
             lifespan="off",
             log_level="warning",
             access_log=False,  # addresses hold what people look for

@@ -20,7 +20,7 @@ async function ask(path, options = {}) {
   if (answer.ok) return answer;
   let sentence = answer.statusText || `error ${answer.status}`;
   try { sentence = (await answer.json()).error || sentence; } catch { /* it was no JSON */ }
-  if (answer.status === 401) locked();
+  if (answer.status === 401 && path !== "session") locked(); // a token that is none ends no session
   throw new Problem(sentence, answer.status);
 }
 
@@ -44,7 +44,7 @@ export function files(asked, signal) {
 }
 
 /** Uploads an example; `progress` is told the share that has left. XMLHttpRequest, for fetch does not say. */
-export function upload(blob, name, progress) {
+export function upload(blob, name, progress, signal) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open("POST", `/api/uploads?name=${encodeURIComponent(name)}`);
@@ -57,6 +57,8 @@ export function upload(blob, name, progress) {
       if (request.status === 401) locked();
       reject(new Problem(request.response?.error || `error ${request.status}`, request.status));
     };
+    request.onabort = () => reject(new DOMException("The upload was cancelled.", "AbortError"));
+    signal.addEventListener("abort", () => request.abort());
     request.send(blob);
   });
 }

@@ -6,11 +6,13 @@ import * as library from "./library.js";
 import * as search from "./search.js";
 import { setLimits } from "./examples.js";
 import { $, el, length, say, several } from "./dom.js";
-import { player } from "./player.js";
+import { forgetFilesOf, player } from "./player.js";
 
 const LOOK_MILLISECONDS = 5000;
 const THEMES = ["auto", "light", "dark"];
 const VIEWS = { search: "search-view", library: "library-view", file: "file-view" };
+const MAINS = { ...VIEWS, search: "main" };
+const TOKEN = /^#token=(.+)$/;
 const KEYS = [
   ["/", "choose a file to search by; in the library, find files"],
   ["r", "record from the microphone, and stop"],
@@ -36,6 +38,7 @@ let isLocked = false;
 // ---- views
 
 function route() {
+  if (TOKEN.test(location.hash)) { tokenOfAddress().then(route); return; }
   if (isLocked) return;
   const [path, query = ""] = location.hash.replace(/^#/, "").split("?");
   const asked = new URLSearchParams(query);
@@ -62,7 +65,7 @@ async function look() {
     setLimits(status.limits);
     $("holdings").textContent = `${several(status.files, "file")} · ${length(status.seconds)}`;
     $("holdings").classList.remove("bad");
-    $("at-least").max = Math.max(8, Math.ceil(Math.log10(Math.max(status.moments, 1)) + 4));
+    forgetFilesOf(status.generation);
     library.follow(status);
     search.follow(status.generation);
     if (isLocked) unlock();
@@ -91,11 +94,26 @@ function unlock() {
   route();
 }
 
+/** Begins a session, and says what is wrong where that fails. */
+async function enter(token) {
+  $("token-error").textContent = "";
+  try {
+    const isToken = await api.open(token);
+    await look();
+    if (!isLocked) return;
+    $("token-error").textContent = isToken
+      ? "The token is right, but the page stays locked: the server did not get its cookie back. Allow cookies for this address, and try again."
+      : "That is not the token of this server.";
+  } catch (error) { $("token-error").textContent = error.message; }
+}
+
 async function tokenOfAddress() {
-  const token = /^#token=(.+)$/.exec(location.hash)?.[1];
+  const token = TOKEN.exec(location.hash)?.[1];
   if (!token) return;
   history.replaceState(null, "", "#/"); // it must not stay where it can be read over a shoulder, or be kept as a bookmark
-  await api.open(decodeURIComponent(token));
+  let plain = token;
+  try { plain = decodeURIComponent(token); } catch { /* it holds a % of its own */ }
+  await enter(plain);
 }
 
 // ---- light and dark
@@ -144,17 +162,14 @@ async function start() {
   $("help").addEventListener("click", () => $("keys").showModal());
   $("keys-list").replaceChildren(...KEYS.flatMap(([keys, what]) => [
     el("dt", {}, ...keys.split("  ").map((key) => el("kbd", {}, key))), el("dd", {}, what)]));
-  $("token-form").addEventListener("submit", async (event) => {
-    event.preventDefault();
-    $("token-error").textContent = "";
-    try {
-      if (await api.open($("token").value.trim())) await look();
-      else $("token-error").textContent = "That is not the token of this server.";
-    } catch (error) { $("token-error").textContent = error.message; }
+  $("token-form").addEventListener("submit", (event) => { event.preventDefault(); enter($("token").value.trim()); });
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault(); // it would change the address, which says what is shown
+    $(isLocked ? "token" : MAINS[view]).focus();
   });
   addEventListener("keydown", press);
   addEventListener("hashchange", route);
-  await tokenOfAddress().catch(() => {});
+  await tokenOfAddress();
   await look();
   if (!isLocked) route();
   setInterval(() => { if (!document.hidden && !isLocked) look(); }, LOOK_MILLISECONDS);

@@ -81,11 +81,14 @@ export function bytes(number) {
 /** "1 file", "2 files". */
 export const several = (number, one, many = `${one}s`) => `${count(number)} ${number === 1 ? one : many}`;
 
+// Scores are calibrated up to here: what is rarer is only more alike.
+const RAREST = 5;
+
 /** How rare a score is: 3 is one in a thousand. */
 export function rarity(score) {
   if (score < 0.05) return "as any pair";
+  if (score >= RAREST) return `beyond 1 in ${count(10 ** RAREST)}`;
   const times = 10 ** score;
-  if (score >= 9) return `1 in 10^${Math.floor(score)}`;
   const step = 10 ** Math.max(0, Math.floor(score) - 1);
   return `1 in ${count(times < 10 ? Math.round(times * 10) / 10 : Math.round(times / step) * step)}`;
 }

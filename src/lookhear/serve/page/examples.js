@@ -38,16 +38,18 @@ export function give(files) {
 async function send(example) {
   if (!examples.includes(example)) return; // taken away while it waited
   const file = example.blob;
+  example.sending = new AbortController();
   try {
     if (file.size > limits.max_upload_bytes) {
       throw new api.Problem(`'${example.name}' is larger than ${(limits.max_upload_bytes / 2 ** 20).toFixed(0)} MiB; cut out the part that matters.`, 413);
     }
     if (file.size === 0) throw new api.Problem(`'${example.name}' is empty.`, 422);
-    const read = await api.upload(file, example.name, (share) => { example.progress = share; renderOne(example); });
+    const read = await api.upload(file, example.name, (share) => { example.progress = share; showProgress(example); }, example.sending.signal);
     if (!examples.includes(example)) { api.forget(read.id); return; } // taken away in the meantime
     Object.assign(example, read, { state: "ready" });
     say(`${example.name} is read`);
   } catch (error) {
+    if (!examples.includes(example)) return;
     example.state = "bad";
     example.error = error.message;
     say(error.message);
@@ -72,6 +74,8 @@ export function clear() {
 }
 
 function release(example) {
+  example.sending?.abort();
+  if (hearing?.example === example) hearing.pause();
   if (example.url) URL.revokeObjectURL(example.url);
   if (example.id) api.forget(example.id);
 }
@@ -91,14 +95,19 @@ export function render() {
   document.body.classList.toggle("asking", examples.length > 0);
 }
 
-function renderOne(example) {
-  const place = examples.indexOf(example);
-  if (place >= 0) $("examples").children[place]?.replaceWith(item(example));
+const progressOf = (example) => (example.progress < 1 ? `sending ${Math.round(100 * example.progress)} %` : "listening and looking …");
+
+/** Only what has changed: the button beside it may have the focus. */
+function showProgress(example) {
+  const shown = $("examples").children[examples.indexOf(example)];
+  if (!shown || example.state !== "reading") return;
+  shown.querySelector(".meta").textContent = progressOf(example);
+  shown.querySelector("progress").value = example.progress;
 }
 
 function item(example) {
   const meta = {
-    reading: example.progress < 1 ? `sending ${Math.round(100 * example.progress)} %` : "listening and looking …",
+    reading: progressOf(example),
     bad: example.error,
     ready: example.fileId
       ? example.end === null ? `at ${clock(example.start)}` : `${clock(example.start)} – ${clock(example.end)}`

@@ -1,11 +1,12 @@
 // The view of one file: watch it, hear it, and start a search from a moment or a span of it.
 
 import * as api from "./api.js";
-import { $, STATUS, bytes, clock, el, icon, length, paintBy, several, toast } from "./dom.js";
+import { $, STATUS, bytes, clock, el, icon, later, length, paintBy, several, toast } from "./dom.js";
 import { aboutOf, player } from "./player.js";
 import { Strip } from "./strip.js";
 
 const SHOWN_SECONDS = 40; // of the sound, around where it plays
+const REPAINT_MILLISECONDS = 150;
 let view = null;
 
 /** Shows a file at a time of it. */
@@ -21,7 +22,7 @@ export async function open(id, query) {
     $("file-view").replaceChildren(view.element);
     $("file-view").focus({ preventScroll: true });
   } catch (error) {
-    if (error.status === 401) return;
+    if (error.status === 401 || !location.hash.startsWith(`#/file/${id}`)) return;
     $("file-view").replaceChildren(el("div", { class: "empty" }, el("h2", {}, "This file cannot be shown"), el("p", {}, error.message),
       el("a", { class: "button", href: "#/library" }, "To the library")));
   }
@@ -37,6 +38,7 @@ class FileView {
     this.stage = el("div", { class: "stage large" });
     this.play = el("button", { type: "button", class: "play", "aria-label": "Play", title: "Play (Enter)", onclick: () => this.toggle() }, icon("play"));
     this.poster();
+    this.repaintSoon = later(() => { if (this.element.isConnected && this.state === "stopped") this.repaint(); }, REPAINT_MILLISECONDS);
     this.strip = new Strip({
       id, span: this.span(), width: 1200, height: 96, label: "Time around here", eager: true, onseek: (seconds) => this.go(seconds),
     });
@@ -82,21 +84,27 @@ class FileView {
   }
 
   poster() {
-    const { about } = this;
-    if (about.picture) {
-      const picture = el("img", { alt: "", src: api.frameUrl(this.id, this.now, 540) });
-      picture.addEventListener("error", () => { picture.hidden = true; });
+    if (this.about.picture) {
+      this.picture = el("img", { alt: "" });
+      this.picture.addEventListener("error", () => { this.picture.hidden = true; });
       this.heat = el("img", { class: "heat", alt: "" });
-      this.stage.append(picture, this.heat);
+      this.stage.append(this.picture, this.heat);
     } else {
-      const wave = el("div", { class: "wave" });
-      const [start, end] = this.span();
-      paintBy(wave, api.stripUrl(this.id, start, end, "waveform", 900, 240));
+      this.wave = el("div", { class: "wave" });
       this.stage.classList.add("sound");
-      this.stage.append(wave);
+      this.stage.append(this.wave);
     }
+    this.repaint();
     this.stage.append(this.play);
     this.stage.addEventListener("click", (event) => { if (!event.target.closest("button")) this.toggle(); });
+  }
+
+  /** What stands still: the frame of now, or the sound around it. */
+  repaint() {
+    if (this.picture) {
+      this.picture.hidden = false;
+      this.picture.src = api.frameUrl(this.id, this.now, 540);
+    } else paintBy(this.wave, api.stripUrl(this.id, ...this.span(), "waveform", 900, 240));
   }
 
   /** Where the sound of now comes from, or no more. */
@@ -143,6 +151,7 @@ class FileView {
     this.now = seconds;
     this.hideHeat();
     if (player.id === this.id && this.state !== "stopped") player.seek(seconds);
+    else this.repaintSoon();
     this.show();
   }
 
@@ -191,6 +200,7 @@ class FileView {
     this.stage.classList.toggle("active", state !== "stopped");
     this.play.replaceChildren(icon(state === "playing" ? "pause" : "play"));
     this.play.setAttribute("aria-label", state === "playing" ? "Pause" : "Play");
+    if (state === "stopped") this.repaintSoon();
     if (state === "failed") { this.message.textContent = sentence; toast(sentence, { bad: true }); player.release(); }
   }
 }

@@ -8,12 +8,19 @@ const LEAD_SECONDS = 1.5; // of a preview, before the moment
 const PREVIEW_SECONDS = 12; // of a preview without an end
 
 const known = new Map(); // what files are, by id
+let knownOf = ""; // the generation of the index that they are of
 const refused = new Set(); // files that this browser could not play after all
 
 /** What GET /api/files/ID says, asked once. */
 export function aboutOf(id) {
   if (!known.has(id)) known.set(id, api.about(id).catch((error) => { known.delete(id); throw error; }));
   return known.get(id);
+}
+
+/** Forgets them when the index is another one: a file may have another name now. */
+export function forgetFilesOf(generation) {
+  if (generation !== knownOf) known.clear();
+  knownOf = generation;
 }
 
 class Player {
@@ -33,6 +40,7 @@ class Player {
     video.addEventListener("waiting", () => this.tell("loading"));
     video.addEventListener("ended", () => this.ended());
     video.addEventListener("error", () => this.failed());
+    video.addEventListener("timeupdate", () => this.stopAtEnd()); // also while the tab is hidden
     video.addEventListener("seeked", () => this.listener?.onTime(this.time));
   }
 
@@ -107,11 +115,13 @@ class Player {
       this.load(this.wanted);
       return;
     }
-    // The player says only that it failed; the server says why.
+    // The player says only that it failed; the server says why, and by then something else may play.
+    const turn = this.turn;
+    const tell = (sentence) => { if (turn === this.turn) this.tell("failed", sentence); };
     fetch(this.video.src, { headers: { range: "bytes=0-0" } })
       .then((answer) => (answer.ok ? null : answer.json()))
-      .then((answer) => this.tell("failed", answer?.error || "This browser cannot play it."))
-      .catch(() => this.tell("failed", "The server cannot be reached."));
+      .then((answer) => tell(answer?.error || "This browser cannot play it."))
+      .catch(() => tell("The server cannot be reached."));
   }
 
   ended() {
@@ -128,14 +138,17 @@ class Player {
     this.following = true;
     const step = () => {
       if (!this.playing) { this.following = false; return; }
-      if (this.until !== null && this.time >= this.until) {
-        this.video.pause();
-        this.until = null; // who plays on from here wants to see what follows
-      }
+      this.stopAtEnd();
       this.listener?.onTime(this.time);
       requestAnimationFrame(step);
     };
     requestAnimationFrame(step);
+  }
+
+  stopAtEnd() {
+    if (!this.playing || this.until === null || this.time < this.until) return;
+    this.video.pause();
+    this.until = null; // who plays on from here wants to see what follows
   }
 
   /** Goes to a time of the file that plays. */

@@ -5,14 +5,17 @@ import { $, toast } from "./dom.js";
 const MOST_SECONDS = 30;
 const KINDS = [["audio/webm;codecs=opus", "webm"], ["audio/mp4", "m4a"], ["audio/ogg;codecs=opus", "ogg"]];
 let recording = null;
+let isAsking = false; // the person, whether it may
 
 /** Begins to record, or ends and gives the file to `take`. */
 export async function toggleRecording(take) {
   if (recording) { recording.stop(); return; }
+  if (isAsking) return;
   if (!navigator.mediaDevices || !window.MediaRecorder) {
     toast("A browser gives the microphone only to pages on this machine (localhost) or over https.", { bad: true });
     return;
   }
+  isAsking = true;
   let stream;
   try {
     // As it is: what speech wants taken out is what is looked for here.
@@ -21,9 +24,19 @@ export async function toggleRecording(take) {
     const why = { NotAllowedError: "The microphone is not allowed for this page.", NotFoundError: "There is no microphone." };
     toast(why[error.name] || `The microphone cannot be used: ${error.message}`, { bad: true });
     return;
+  } finally { isAsking = false; }
+  try {
+    record(stream, take);
+  } catch (error) {
+    for (const track of stream.getTracks()) track.stop();
+    toast(`This browser cannot record: ${error.message}`, { bad: true });
   }
+}
+
+function record(stream, take) {
   const [type, suffix] = KINDS.find(([kind]) => MediaRecorder.isTypeSupported(kind)) || ["", "webm"];
   const recorder = new MediaRecorder(stream, type ? { mimeType: type } : {});
+  recorder.start();
   const parts = [];
   const level = watchLevel(stream);
   const began = performance.now();
@@ -49,7 +62,6 @@ export async function toggleRecording(take) {
     const time = [now.getHours(), now.getMinutes(), now.getSeconds()].map((part) => String(part).padStart(2, "0")).join(".");
     if (parts.length) take(new File(parts, `recording ${time}.${suffix}`, { type }));
   };
-  recorder.start();
 }
 
 function watchLevel(stream) {

@@ -7,7 +7,7 @@ import * as handover from "./handover.js";
 import { player } from "./player.js";
 import { toggleRecording } from "./recorder.js";
 import { cardsOf, selected, skeletons } from "./results.js";
-import { whenSeen } from "./strip.js";
+import { forgetUnseen, whenSeen } from "./strip.js";
 
 const PAGE_SIZE = 24;
 const START_FILES = 10;
@@ -21,9 +21,11 @@ let listsOf = ""; // the generation that the lists of folders and labels are of
 const radio = () => document.querySelector("input[name=within]:checked").value;
 const number = (id) => ($(id).value === "" ? null : Number($(id).value));
 
+const folder = () => $("folder").value.trim().replace(/(.)[/\\]+$/, "$1"); // as the library names it
+
 function filters() {
   return {
-    folder: $("folder").value.trim() || null,
+    folder: folder() || null,
     name: $("name").value.trim() || null,
     label: $("label").value || null,
     status: [...document.querySelectorAll("input[name=kind]:checked")].map((box) => box.value),
@@ -48,6 +50,7 @@ function question() {
 function showOptions() {
   const balance = Number($("balance").value);
   $("balance-says").textContent = balance === 0.5 ? "even" : balance > 0.5 ? `sound ${Math.round(100 * balance)} %` : `picture ${Math.round(100 * (1 - balance))} %`;
+  $("balance").setAttribute("aria-valuetext", $("balance-says").textContent);
   $("balance-row").classList.toggle("off", radio() !== "both");
   $("balance").disabled = radio() !== "both";
   const likeness = Number($("likeness").value);
@@ -77,7 +80,7 @@ export function changed() {
 
 async function run() {
   running?.abort();
-  player.release();
+  if (isOpen()) player.release(); // an upload may become ready while a file is watched
   if (!asked().examples.length && !byLabel()) { blank(); return; }
   const own = (running = new AbortController());
   $("blank").replaceChildren();
@@ -98,7 +101,10 @@ async function run() {
     $("blank").replaceChildren(empty("The search failed", error.message, [["Try again", run]]));
     say(error.message);
   } finally {
-    if (own === running) $("results").classList.remove("stale");
+    if (own === running) {
+      running = null;
+      $("results").classList.remove("stale");
+    }
   }
 }
 
@@ -112,6 +118,7 @@ function show() {
   $("notices").replaceChildren(...found.notes.map((note) => el("p", { class: "notice" }, note)));
   const first = (page - 1) * PAGE_SIZE + 1;
   $("results").replaceChildren(...cardsOf(found, first, found.best_score || 1, acts));
+  forgetUnseen();
   const took = `${found.took_seconds < 0.995 ? Math.round(1000 * found.took_seconds) + " ms" : found.took_seconds.toFixed(1) + " s"}`;
   if (hits.length) {
     headline(page === 1 && !found.has_more ? several(hits.length, "moment") : `Moments ${first} to ${first + hits.length - 1}`, `best first, found in ${took}`);
@@ -150,7 +157,7 @@ function empty(title, text, ways) {
 }
 
 function turn(by) {
-  if (by < 0 ? page === 1 : !found?.has_more) return;
+  if (running || (by < 0 ? page === 1 : !found?.has_more)) return;
   page += by;
   run().then(() => $("main").scrollIntoView({ block: "start" }));
 }
@@ -197,8 +204,11 @@ function address() {
   return query.size ? `#/?${query}` : "#/";
 }
 
+/** What an entry of the history says besides its address: that the question was empty there. */
+const stateOfAddress = () => (examples.length ? null : { isStart: true });
+
 function remember() {
-  if (isOpen() && address() !== (location.hash || "#/")) history.pushState(null, "", address());
+  if (isOpen() && address() !== (location.hash || "#/")) history.pushState(stateOfAddress(), "", address());
 }
 
 const isOpen = () => !$("search-view").hidden;
@@ -208,11 +218,16 @@ export function open(query) {
   const given = [...query.getAll("like").map((text) => [text, false]), ...query.getAll("unlike").map((text) => [text, true])];
   const isAsGiven = (query.size ? `#/?${query}` : "#/") === address();
   const hasUploads = examples.some((example) => !example.fileId);
-  if (isAsGiven || (!given.length && hasUploads)) {
-    if (!found) run();
+  // The way back to an empty start empties it. A link to the search, which says nothing of it, leaves it as it is.
+  const isKept = !given.length && (hasUploads || (examples.length > 0 && !history.state?.isStart));
+  if (isAsGiven || isKept) {
+    history.replaceState(stateOfAddress(), "", address());
+    if (!found && !running) run();
     return;
   }
   clear();
+  selected.clear();
+  selectionChanged();
   const within = document.querySelector(`input[name=within][value="${query.get("within") || "both"}"]`);
   if (within) within.checked = true;
   for (const [text, unlike] of given) addGiven(text, unlike);
@@ -223,9 +238,9 @@ export function open(query) {
 
 function addGiven(text, unlike) {
   const [fileId, times] = text.split("@");
-  const [start, end] = (times || "").split("-").map(Number);
-  if (!/^[0-9a-f]{32,64}$/.test(fileId) || !Number.isFinite(start)) return;
-  addMoment({ fileId, start, end: Number.isFinite(end) ? end : null, name: "a moment of the library", unlike, quiet: true });
+  const [, start, end = null] = /^(-?[\d.]+)(?:-(-?[\d.]+))?$/.exec(times ?? "0") || [];
+  if (!/^[0-9a-f]{32,64}$/.test(fileId) || !Number.isFinite(Number(start))) return;
+  addMoment({ fileId, start: Number(start), end: end !== null && Number.isFinite(Number(end)) ? Number(end) : null, name: "a moment of the library", unlike, quiet: true });
   api.about(fileId).then(({ row }) => {
     for (const example of examples) {
       if (example.fileId === fileId) Object.assign(example, { name: row.path.split("/").pop(), has_picture: row.status !== "sound_only", has_sound: row.status !== "picture_only" });
@@ -301,6 +316,9 @@ export async function follow(generation) {
   } catch { listsOf = ""; }
 }
 
+/** Whether the folder is none or one of the list. A part of its name is no folder, and waits for the end of the typing. */
+const isFolder = () => !folder() || [...$("folders").options].some((option) => option.value === folder());
+
 /** The labels that can be chosen; without any, nothing of them is seen. */
 function offer(labels) {
   const list = $("label");
@@ -334,7 +352,8 @@ export function setUp() {
   $("file").addEventListener("change", () => { give($("file").files); $("file").value = ""; });
   $("record").addEventListener("click", () => toggleRecording((file) => give([file])));
   $("options").addEventListener("submit", (event) => event.preventDefault());
-  $("options").addEventListener("input", changed);
+  $("options").addEventListener("input", (event) => { if (event.target !== $("folder") || isFolder()) changed(); });
+  $("folder").addEventListener("change", () => { if (!isFolder()) changed(); });
   $("clear-filters").addEventListener("click", clearFilters);
   $("previous").addEventListener("click", () => turn(-1));
   $("next").addEventListener("click", () => turn(1));

@@ -90,6 +90,15 @@ const watcher = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "300px" });
 
+/** Forgets elements that have left the page unseen: they and what they hold would stay for ever. */
+export function forgetUnseen() {
+  for (const element of waiting.keys()) {
+    if (element.isConnected) continue;
+    watcher.unobserve(element);
+    waiting.delete(element);
+  }
+}
+
 /** Calls `work` when the element comes near to what is seen. */
 export function whenSeen(element, work) {
   waiting.set(element, work);
