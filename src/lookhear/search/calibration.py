@@ -38,28 +38,29 @@ class Calibration:
     """The distribution of the cosines of random pairs, and how much better the library's own pairs are.
 
     Up to the last `TAIL_SHARE` of the sample it is the sample itself. Beyond its last knot c0 the share of pairs that
-    score at least c falls as ((1 - c) / (1 - c0))^a, the tail of what ends at 1 (of the cosines of random directions in
-    E dimensions a is (E - 1) / 2), with the maximum likelihood a of the sample. So a copy, whose cosine is nearly 1, is
-    above all that is only much alike, whatever the lengths compared. In a sample of few pairs the highest can lie
-    together by accident, as if nothing could be higher: their mean excess over c0 counts as `LEAST_EXCESS` standard
-    deviations at least (of a normal distribution it is a third of one).
+    score at least c falls within one modality as ((1 - c) / (1 - c0))^a, the tail of what ends at 1 (of the cosines of
+    random directions in E dimensions a is (E - 1) / 2), with the maximum likelihood a of the sample. So a copy, whose
+    cosine is nearly 1, is above all that is only much alike, whatever the lengths compared. Across modalities nothing
+    is a copy, and the share falls exponentially with the sample's mean excess over c0. In a sample of few pairs the
+    highest can lie together by accident, as if nothing could be higher: their mean excess counts as `LEAST_EXCESS`
+    standard deviations at least (of a normal distribution it is a third of one).
     """
 
     mean: float  # of random pairs
     cosine: np.ndarray  # float64 (Q,), ascending: knots up to the tail
     knot_surprise: np.ndarray  # float64 (Q,), ascending
     tail_slope: float  # nearness per cosine beyond the last knot
-    tail_power: float  # a
+    tail_power: float | None  # a; None across modalities
     # 0..1: what this evidence is worth beside other evidence. 1 - 1/m, where m is the mean of -ln p over pairs that
     # are known to belong together (the maximum likelihood fit of Beta(1/m, 1) to their p); 1 within one modality.
     weight: float = 1.0
 
     def surprise(self, cosine: np.ndarray) -> np.ndarray:
         """float64, as `cosine`: -log10 of the share of random pairs that score at least as high; NaN stays NaN."""
+        if self.tail_power is None:
+            return self.nearness(cosine)
         cosine = np.asarray(cosine, np.float64)
-        inside = np.interp(cosine, self.cosine, self.knot_surprise)
-        beyond = self.knot_surprise[-1] + self.tail_power / math.log(10.0) * _depth(cosine, self.cosine[-1])
-        return np.where(cosine > self.cosine[-1], beyond, inside)
+        return self._read(cosine, self.tail_power / math.log(10.0) * _depth(cosine, self.cosine[-1]))
 
     def nearness(self, cosine: np.ndarray) -> np.ndarray:
         """float64, as `cosine`: the surprise, but rising evenly with the cosine beyond the last knot.
@@ -67,9 +68,11 @@ class Calibration:
         By it neighbours match about as well as a peak: beside the surprise of a copy all others are small.
         """
         cosine = np.asarray(cosine, np.float64)
+        return self._read(cosine, self.tail_slope * (cosine - self.cosine[-1]))
+
+    def _read(self, cosine: np.ndarray, beyond: np.ndarray) -> np.ndarray:
         inside = np.interp(cosine, self.cosine, self.knot_surprise)
-        beyond = self.knot_surprise[-1] + (cosine - self.cosine[-1]) * self.tail_slope
-        return np.where(cosine > self.cosine[-1], beyond, inside)
+        return np.where(cosine > self.cosine[-1], self.knot_surprise[-1] + beyond, inside)
 
 
 def _depth(cosine: np.ndarray, last: float) -> np.ndarray:
@@ -151,6 +154,7 @@ def calibrate(
     calibration = fit(pairs.random.cosines(offset_seconds, neutral=neutral), width=kind.width)
     if query == searched:
         return calibration
+    calibration = replace(calibration, tail_power=None)
     cosine = pairs.own.cosines(offset_seconds, neutral=neutral)
     log_share = calibration.surprise(cosine).sum() * math.log(10.0)
     return replace(calibration, weight=max(0.0, 1.0 - (PRIOR_PAIRS + len(cosine)) / (PRIOR_PAIRS + log_share)))
