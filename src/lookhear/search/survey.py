@@ -3,7 +3,7 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,19 +92,20 @@ def survey(
 
     A new or changed file waits if it was changed less than `settle_seconds` ago, or if it is not as the look `before`
     found it; a renamed one does not. A known one waits, too, if it does not answer any more. Raises IndexStateError if
-    every file of a library that `guard` (default: `target`) knows is gone.
+    every file of a library that `guard` (default: `target`) knows is gone. `guard` is the index that `target` is to
+    replace: it is raised, too, where moments of `guard` would be lost because a file is only out of sight.
     """
     known = {(row.library, row.path): row for row in target.files()}
     settled = {(row.size_bytes, row.mtime_ns) for row in known.values() if row.file_id}
-    todo, waiting, found, unlisted = [], [], set(), []
+    todo, waiting, unlisted, mute = [], [], [], []
+    found: Look = {}
     now = time.time()
     for root in roots:
         for entry in find_media(root):
             key = (str(root), entry.path.relative_to(root).as_posix())
-            found.add(key)
             if entry.is_unlisted:
                 unlisted.append(entry.path)
-            size, mtime = (0, 0) if entry.problem else stat_of(entry.path)
+            found[key] = size, mtime = (0, 0) if entry.problem else stat_of(entry.path)
             row = known.get(key)
             if row is not None and _is_done(row, (size, mtime), retry_refused) and not entry.problem:
                 continue
@@ -114,8 +115,10 @@ def survey(
             # What has the size and time of a known file is that file, under a new name.
             waits = not entry.problem and (is_recent or is_unsteady) and (size, mtime) not in settled
             # Its folder may be of a network that has gone since it was listed: that is no reason to lose its moments.
-            is_known = row is not None and bool(row.file_id) and not entry.problem
-            is_silent = is_known and (size, mtime) == (0, 0) and not _is_link(entry.path)
+            is_mute = not entry.problem and (size, mtime) == (0, 0) and not _is_link(entry.path)
+            if is_mute:
+                mute.append(entry.path)
+            is_silent = is_mute and row is not None and bool(row.file_id)
             seen = Seen(
                 library=key[0],
                 path=key[1],
@@ -129,8 +132,9 @@ def survey(
                 waiting.append(seen)
             if not seen.is_waiting or row is None:
                 todo.append(seen)
-    guard = guard or target
-    _check_not_emptied(guard, roots, guard.files(), {Path(*key) for key in found})
+    _check_not_emptied(guard or target, roots, found)
+    if guard is not None:
+        _check_in_sight(guard, roots, found, unlisted, mute)
     gone = _gone(known, roots, found, unlisted)
     kept = _emptied(gone, moved_to={(seen.size_bytes, seen.mtime_ns) for seen in todo})
     return Survey(
@@ -159,7 +163,7 @@ def _is_done(row: FileRow, size_and_time: tuple[int, int], retry_refused: bool) 
 def _gone(
     known: Mapping[tuple[str, str], FileRow],
     roots: Sequence[Path],
-    found: set[tuple[str, str]],
+    found: Collection[tuple[str, str]],
     unlisted: Sequence[Path],
 ) -> tuple[FileRow, ...]:
     """Rows of files that are not there, and of libraries inside `roots`, whose files have rows of `roots` now."""
@@ -200,16 +204,38 @@ def is_within(library: str, roots: Sequence[Path]) -> bool:
     return any(Path(library).is_relative_to(root) for root in roots)
 
 
-def _check_not_emptied(target: Index, roots: Sequence[Path], known: Iterable[FileRow], found: set[Path]) -> None:
+def _check_not_emptied(index: Index, roots: Sequence[Path], found: Look) -> None:
     """Raises IndexStateError if every file of a library is gone: it is likelier that its disk is not mounted."""
-    num_known = Counter(row.library for row in known if row.status not in ("refused", WAITING))
+    paths = [Path(*key) for key in found]
+    num_known = Counter(row.library for row in index.files() if row.status not in ("refused", WAITING))
     for library, count in num_known.items():
-        if is_within(library, roots) and not any(Path(library) in path.parents for path in found):
-            raise IndexStateError(
-                f"{library} holds no media, but {target.path} knows files in it ({count}); nothing was "
-                f"changed in the index: mount the disk again if it is not, or take the folder out of the index with "
-                f"`lookhear forget {library} --index {target.path}`"
-            )
+        if is_within(library, roots) and not any(Path(library) in path.parents for path in paths):
+            raise IndexStateError(_unseen(index, Path(library), "holds no media", count))
+
+
+def _check_in_sight(
+    index: Index, roots: Sequence[Path], found: Look, unlisted: Sequence[Path], mute: Sequence[Path]
+) -> None:
+    """Raises IndexStateError for files of `index` that may only be out of sight: of an empty folder or one that cannot be
+    listed, or among `mute`.
+
+    A crawl of `index` itself keeps what it has of them; one that is to replace it would lose it.
+    """
+    known = {(row.library, row.path): row for row in index.files() if row.num_moments}
+    new = {size_and_time for key, size_and_time in found.items() if key not in known}
+    emptied = _emptied(_gone(known, roots, found, unlisted), moved_to=new)
+    reasons = dict.fromkeys([*unlisted, *mute], "cannot be read now") | dict.fromkeys(emptied.values(), "is empty")
+    for place, what in reasons.items():
+        if count := sum(place in (row.full_path, *row.full_path.parents) for row in known.values()):
+            raise IndexStateError(_unseen(index, place, what, 0 if place in mute else count))
+
+
+def _unseen(index: Index, place: Path, what: str, count: int) -> str:
+    knows = f"knows files in it ({count})" if count else "has moments of it"
+    return (
+        f"{place} {what}, but {index.path} {knows}; nothing was changed in the index: mount the "
+        f"disk again if it is not, or take it out of the index with `lookhear forget {place} --index {index.path}`"
+    )
 
 
 def stat_of(path: Path) -> tuple[int, int]:
