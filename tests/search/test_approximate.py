@@ -22,7 +22,7 @@ from lookhear.search.labelled import FileLabels, LabelledStretch
 from lookhear.search.library import LIKENESS, Library, weighed
 from lookhear.search.query import Hit, Place, Query, Terms, find_moments
 from lookhear.search.snapshot import Neighbours, Snapshot
-from lookhear.search.tables import Tables
+from lookhear.search.tables import MomentRows, Tables
 from made_library import HOP, WIDTH, WINDOW, make_library, parts_of, query_of, unit
 
 OPTIONS = ApproximateOptions(first_probes=1, most_probes=8, sampled=40)
@@ -116,6 +116,28 @@ def test_filters_hold_however_they_are_asked_for(
     exact, found = both(library, near, query, within="sound", where=half, top=20)
     assert [place_of(hit) for hit in found] == [place_of(hit) for hit in exact]
     assert not asked, "what passes is read as a whole"
+
+
+def test_a_long_film_that_is_being_indexed_hides_nothing(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written of it before its end is in the index of neighbours, and may be nearer than all else."""
+    monkeypatch.setattr(approximate_module, "_FEW", 50)
+    tables = Tables(tmp_path, WIDTH)
+    tables.add_moments(parts_of(library, range(40)))
+    made = make_approximate(tables, options=OPTIONS)
+    query, count = noisy(library, 700), 3000
+    near = unit(library.audio[700].numpy() + 0.01 * np.random.default_rng(0).normal(size=(count, WIDTH))).numpy()
+    start = HOP * np.arange(count)
+    film = MomentRows(file_id="f" * 32, start_seconds=start, end_seconds=start + WINDOW, audio=near, visual=near)
+    tables.add_moments([film])
+    named = near_library(library.files, tables.snapshot(), made, window_seconds=WINDOW, hop_seconds=HOP)
+    for most_names in (100, 5, 0):
+        monkeypatch.setattr(approximate_module, "_MOST_NAMES", most_names)
+        for where in (None, Where(name="?.mp4")):
+            exact, found = both(library, named, query, within="sound", where=where, top=5)
+            assert place_of(found[0]) == place_of(exact[0])
+            assert len(found) == 5
 
 
 @pytest.mark.parametrize("few", [50, 400])

@@ -56,6 +56,7 @@ class NearLibrary(LargeLibrary):
     """A large library whose shortlists come from the index of neighbours."""
 
     approximate: Approximate
+    nameless: tuple[str, ...]  # contents that the index of neighbours has and no file names, as while they are read
 
     def find(self, terms: Terms, calibrate: Calibrate) -> list[Hit]:
         """The hits. Pages of any size are slices of one list: what only a longer shortlist names comes behind the rest.
@@ -120,6 +121,7 @@ def near_library(
         snapshot=snapshot,
         row_id=keys.row_id[place.row],
         approximate=approximate,
+        nameless=tuple(set(keys.file_ids) - {content.file_id for content in contents}),
     )
 
 
@@ -148,8 +150,7 @@ class _Named:
         each = max(NAMED, -(-count // len(self._asked)))
         # Files that do not pass are left out here or, of too many names, afterwards, as moments without a label are,
         # and so more is asked for.
-        condition = self._condition()
-        num_asked = len(library) if condition is None else int(library.count[self.passes].sum())
+        num_asked = int(library.count[self.passes].sum()) if self._is_short else len(library)
         wanted = each * num_asked // num_passing
         wanted = min(wanted, _MOST_NAMED)
         rank, begin, is_all = [np.zeros(0, np.int64)], [np.zeros(0)], True
@@ -160,7 +161,7 @@ class _Named:
                 wanted,
                 probes=facts.probes,
                 refine=facts.refine,
-                condition=condition or "",
+                condition=self._condition,
             )
             moments = library.moments_of(found.row_id)
             moments = moments[self._can_pass[moments]][:each]
@@ -201,17 +202,29 @@ class _Named:
             is_all=True,
         )
 
-    def _condition(self) -> str | None:
-        """Which files pass, in SQL; None where that would be too long."""
-        ids = np.array([file.file_id for file in self.library.files])
-        passing, others = ids[self.passes], ids[~self.passes]
-        if not len(others):
+    @cached_property
+    def _passing(self) -> list[str]:
+        return [file.file_id for file, passes in zip(self.library.files, self.passes, strict=True) if passes]
+
+    @property
+    def _is_short(self) -> bool:
+        """Whether `_condition` leaves out all that does not pass."""
+        num_others = len(self.library.files) - len(self._passing) + len(self.library.nameless)
+        return min(len(self._passing), num_others) <= _MOST_NAMES
+
+    @cached_property
+    def _condition(self) -> str:
+        """Which contents pass, in SQL; where that would be too long, which ones there are."""
+        names, operator = list(self.library.nameless), "NOT IN"
+        if self._is_short:
+            passing = set(self._passing)
+            names += [file.file_id for file in self.library.files if file.file_id not in passing]
+            if len(passing) < len(names):
+                names, operator = self._passing, "IN"
+        if not names:
             return ""
-        fewer, operator = (passing, "IN") if len(passing) <= len(others) else (others, "NOT IN")
-        if len(fewer) > _MOST_NAMES:
-            return None
-        names = ", ".join(f"'{name}'" for name in fewer)  # hexadecimal digits only
-        return f"file_id {operator} ({names})"
+        quoted = ", ".join(f"'{name}'" for name in names)  # hexadecimal digits only
+        return f"file_id {operator} ({quoted})"
 
     @property
     def _reach_seconds(self) -> float:

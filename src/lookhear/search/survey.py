@@ -216,8 +216,8 @@ def _check_not_emptied(index: Index, roots: Sequence[Path], found: Look) -> None
 def _check_in_sight(
     index: Index, roots: Sequence[Path], found: Look, unlisted: Sequence[Path], mute: Sequence[Path]
 ) -> None:
-    """Raises IndexStateError for files of `index` that may only be out of sight: of an empty folder or one that cannot be
-    listed, or among `mute`.
+    """Raises IndexStateError for files of `index` that may only be out of sight: of an empty folder, of one that cannot
+    be listed, or among `mute`.
 
     A crawl of `index` itself keeps what it has of them; one that is to replace it would lose it.
     """
