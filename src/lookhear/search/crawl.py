@@ -31,7 +31,18 @@ from lookhear.search.hashing import HashAhead
 from lookhear.search.index import EXACT_MOMENTS, Index, create_index, create_index_beside
 from lookhear.search.likeness import describe_windows
 from lookhear.search.summary import CrawlSummary, summarize
-from lookhear.search.survey import WAITING, Look, Seen, Survey, is_within, outermost, roots_of, stat_of, survey
+from lookhear.search.survey import (
+    WAITING,
+    Look,
+    Seen,
+    Survey,
+    is_within,
+    outermost,
+    roots_of,
+    stat_of,
+    survey,
+    without_moved,
+)
 from lookhear.search.tables import FileRow, MomentRows
 
 TIME_LIMIT_SECONDS = 300.0
@@ -186,6 +197,8 @@ def _crawl(
         crawling.run(pool)
     if crawling.left:  # what is gone may be among these, under a new name
         found = replace(found, gone=())
+    else:
+        found = without_moved(found, target.files())
     target.remove_files(found.gone)
     target.remove_orphans()
     if not crawling.left:

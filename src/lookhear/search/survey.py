@@ -4,7 +4,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lookhear.errors import IndexStateError
@@ -40,7 +40,7 @@ class Survey:
     todo: tuple[Seen, ...]
     gone: tuple[FileRow, ...]
     waiting: tuple[Seen, ...]  # left for the next crawl; those that have no row yet are in `todo` too, to get one
-    emptied: Mapping[Path, int]  # folders that hold nothing any more, and how many rows of each stay
+    kept: Mapping[Path, tuple[FileRow, ...]]  # rows that stay, by the folder that holds nothing any more
 
 
 def roots_of(folders: Sequence[str | Path]) -> list[Path]:
@@ -96,7 +96,7 @@ def survey(
     replace: it is raised, too, where moments of `guard` would be lost because a file is only out of sight.
     """
     known = {(row.library, row.path): row for row in target.files()}
-    settled = {(row.size_bytes, row.mtime_ns) for row in known.values() if row.file_id}
+    settled = {_size_and_time(row) for row in known.values() if row.file_id}
     todo, waiting, unlisted, mute = [], [], [], []
     found: Look = {}
     now = time.time()
@@ -136,14 +136,27 @@ def survey(
     if guard is not None:
         _check_in_sight(guard, roots, found, unlisted, mute)
     gone = _gone(known, roots, found, unlisted)
-    kept = _emptied(gone, moved_to={(seen.size_bytes, seen.mtime_ns) for seen in todo})
+    kept = _kept(gone, moved_to={(seen.size_bytes, seen.mtime_ns) for seen in todo})
+    staying = {row.full_path for rows in kept.values() for row in rows}
     return Survey(
         known=tuple(known.values()),
         todo=tuple(todo),
-        gone=tuple(row for row in gone if row.full_path.parent not in kept),
+        gone=tuple(row for row in gone if row.full_path not in staying),
         waiting=tuple(waiting),
-        emptied=Counter(folder for row in gone if (folder := kept.get(row.full_path.parent)) is not None),
+        kept=kept,
     )
+
+
+def without_moved(found: Survey, rows: Iterable[FileRow]) -> Survey:
+    """`found` after its crawl, which left the index with `rows`: of what was kept, files whose bytes lie elsewhere are
+    gone. Size and time do not tell it of a file that was copied and then deleted."""
+    ids = {row.file_id for each in found.kept.values() for row in each if row.num_moments}
+    there = {row.file_id for row in rows if row.file_id in ids and stat_of(row.full_path) == _size_and_time(row)}
+    left = {folder: tuple(row for row in each if row.file_id not in there) for folder, each in found.kept.items()}
+    kept = {folder: each for folder, each in left.items() if any(row.num_moments for row in each)}
+    staying = {row.full_path for each in kept.values() for row in each}
+    moved = [row for each in found.kept.values() for row in each if row.full_path not in staying]
+    return replace(found, gone=(*found.gone, *moved), kept=kept)
 
 
 def _is_link(path: Path) -> bool:
@@ -156,7 +169,7 @@ def _is_link(path: Path) -> bool:
 def _is_done(row: FileRow, size_and_time: tuple[int, int], retry_refused: bool) -> bool:
     """Whether the row says all that there is to say. A file whose bytes could not even be read is tried again:
     permissions change without a trace."""
-    is_same = (row.size_bytes, row.mtime_ns) == size_and_time
+    is_same = _size_and_time(row) == size_and_time
     return is_same and bool(row.file_id) and not (retry_refused and row.status == "refused")
 
 
@@ -177,18 +190,26 @@ def _gone(
     return tuple(gone)
 
 
-def _emptied(gone: Iterable[FileRow], *, moved_to: Set[tuple[int, int]]) -> dict[Path, Path]:
-    """Folders of files that are gone, each with the folder above it (or itself) that is there and holds nothing.
+def _kept(gone: Iterable[FileRow], *, moved_to: Set[tuple[int, int]]) -> dict[Path, tuple[FileRow, ...]]:
+    """Rows that stay although their files are not there, by the folder above them that is there and holds nothing.
 
-    So does a place where a disk was mounted look. Not if one of its files is somewhere else now, by size and time.
+    So does a place where a disk was mounted look. Not if one of its files is somewhere else now, by size and time, or
+    where none of them has moments that could be lost.
     """
-    found: dict[Path, Path] = {}
+    found: dict[Path, list[FileRow]] = {}
     for row in gone:
         there = next((folder for folder in row.full_path.parents if folder.is_dir()), None)
         if there is not None and there.is_relative_to(row.library) and _is_empty(there):
-            found[row.full_path.parent] = there
-    left = {found.get(row.full_path.parent) for row in gone if (row.size_bytes, row.mtime_ns) in moved_to}
-    return {folder: there for folder, there in found.items() if there not in left}
+            found.setdefault(there, []).append(row)
+    return {
+        folder: tuple(rows)
+        for folder, rows in found.items()
+        if any(row.num_moments for row in rows) and not any(_size_and_time(row) in moved_to for row in rows)
+    }
+
+
+def _size_and_time(row: FileRow) -> tuple[int, int]:
+    return row.size_bytes, row.mtime_ns
 
 
 def _is_empty(folder: Path) -> bool:
@@ -223,8 +244,8 @@ def _check_in_sight(
     """
     known = {(row.library, row.path): row for row in index.files() if row.num_moments}
     new = {size_and_time for key, size_and_time in found.items() if key not in known}
-    emptied = _emptied(_gone(known, roots, found, unlisted), moved_to=new)
-    reasons = dict.fromkeys([*unlisted, *mute], "cannot be read now") | dict.fromkeys(emptied.values(), "is empty")
+    emptied = _kept(_gone(known, roots, found, unlisted), moved_to=new)
+    reasons = dict.fromkeys([*unlisted, *mute], "cannot be read now") | dict.fromkeys(emptied, "is empty")
     for place, what in reasons.items():
         if count := sum(place in (row.full_path, *row.full_path.parents) for row in known.values()):
             raise IndexStateError(_unseen(index, place, what, 0 if place in mute else count))
