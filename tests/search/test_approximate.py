@@ -118,6 +118,35 @@ def test_filters_hold_however_they_are_asked_for(
     assert not asked, "what passes is read as a whole"
 
 
+@pytest.mark.parametrize("num_films", [1, 3])
+def test_long_films_that_stay_alike_hide_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_films: int
+) -> None:
+    """As a fixed camera with nothing before it: of each there is one hit, however many of its moments are near."""
+    monkeypatch.setattr(approximate_module, "_FEW", 50)
+    monkeypatch.setattr(approximate_module, "_MOST_NAMED", 512)
+    library = make_library([600.0 / num_films] * num_films + [30.0] * 40, picture=False)
+    rng = np.random.default_rng(0)
+    for film in range(num_films):
+        rows = library.file_rank == film
+        seen = library.audio[0].numpy() + 0.1 * film * rng.normal(size=WIDTH)
+        library.audio[rows] = unit(seen + 0.005 * rng.normal(size=(rows.sum(), WIDTH)))
+    tables = Tables(tmp_path, WIDTH)
+    tables.add_moments(parts_of(library, range(len(library.files))))
+    near = near_library(
+        library.files,
+        tables.snapshot(),
+        make_approximate(tables, options=OPTIONS),
+        window_seconds=WINDOW,
+        hop_seconds=HOP,
+    )
+    for top in (10, 100):
+        exact, found = both(library, near, noisy(library, 0), within="sound", top=top)
+        assert len(exact) == len(found) == top
+        assert list(map(place_of, found[:num_films])) == list(map(place_of, exact[:num_films]))
+        assert len({place_of(hit) for hit in found} & {place_of(hit) for hit in exact}) >= 0.8 * top
+
+
 def test_a_long_film_that_is_being_indexed_hides_nothing(
     library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -172,7 +172,8 @@ class Snapshot:
         asked = self._table.search(vector.numpy(), vector_column_name=COLUMNS[modality], query_type="vector")
         asked = asked.distance_type("cosine").nprobes(probes).refine_factor(refine).limit(count)
         if condition:
-            asked = asked.where(condition)
+            # The partitions nearest to the vector may be full of what is not looked at: then others are searched, too.
+            asked = asked.where(condition).maximum_nprobes(0)
         found = asked.select(["_distance"]).with_row_id(True).to_arrow()
         return Neighbours(row_id=found.column("_rowid").to_numpy(), cosine=1.0 - found.column("_distance").to_numpy())
 
