@@ -111,6 +111,42 @@ def test_nothing_of_a_forgotten_file_is_kept(
     assert Index(where).facts.approximate is None
 
 
+def test_what_is_forgotten_leaves_an_approximate_index_approximate(
+    media: Path, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next search would read the whole table otherwise."""
+    monkeypatch.setattr(index_module, "IN_MEMORY_MOMENTS", 5)
+    where = tmp_path / "index"
+    crawl([media], model=embedder, index_path=where, workers=0, exact_moments=5)
+    reader = Index(where)
+    before = {hit.path for hit in reader.search(like="1.mp4@1.5", top=1000)}
+    summary = forget([media / "0.mp4"], index_path=where)
+    found = Index(where).facts.approximate
+    assert found is not None
+    assert found.moments == len(reader.library())
+    assert summary.moments > 0
+    assert isinstance(reader.library(), NearLibrary)
+    assert {hit.path for hit in reader.search(like="1.mp4@1.5", top=1000)} == before - {str(media / "0.mp4")}
+    forget([media], index_path=where)
+    assert reader.search(sound=media / "1.mp4") == []
+
+
+def test_nothing_of_a_forgotten_file_is_kept_elsewhere(
+    media: Path, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the index lies in a folder that cannot be written to by those who search."""
+    monkeypatch.setattr(index_module, "IN_MEMORY_MOMENTS", 5)
+    monkeypatch.setenv("LOOKHEAR_CACHE", str(tmp_path / "cache"))
+    where = tmp_path / "index"
+    crawl([media], model=embedder, index_path=where, workers=0)
+    (where / Index(where).facts.tables / "matrix").write_bytes(b"")  # no folder can be made there
+    Index(where).search(like="1.mp4@1.5")
+    kept = list((tmp_path / "cache").rglob("*.bf16"))
+    assert kept
+    forget([media / "1.mp4"], index_path=where)
+    assert not any(path.exists() for path in kept)
+
+
 def test_the_command_line_prints_the_recall(
     media: Path, embedder: Embedder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lookhear.config import to_dict
 from lookhear.errors import IndexStateError
 from lookhear.search.approximate import make_approximate, near_library
-from lookhear.search.bucket import Place, kept_folders, place_of
+from lookhear.search.bucket import Place, drop_kept, kept_folders, place_of
 from lookhear.search.facts import (
     FORMAT,
     IndexFacts,
@@ -407,21 +407,24 @@ class Index:
 
     def erase(self, rows: Sequence[FileRow], folders: Iterable[str] = ()) -> None:
         """Takes rows and what only they name off the disk, and forgets folders: the other rows are copied into new
-        tables, which take the place of the old ones in one step.
+        tables, which take the place of the old ones in one step. An index of neighbours is made anew of them before.
 
         Another process that is reading must open the old tables anew; an `Index` does so with its next search.
         """
         old = self.facts.tables
         gone = set(folders)
         libraries = tuple(name for name in self.facts.libraries if name not in gone)
-        facts = replace(self.facts, tables=new_tables(), libraries=libraries, approximate=None)
+        facts = replace(self.facts, tables=new_tables(), libraries=libraries)
         new = self._tables_of(facts, is_new=True)
         erased = {(row.library, row.path) for row in rows}
         self._tables.copy_to(new, [row for row in self.files() if (row.library, row.path) not in erased])
+        if facts.approximate is not None:
+            facts = replace(facts, approximate=make_approximate(new, plain_width=facts.plain_width))
         self.right.check()
         write_facts(self.path, facts, is_next=self._is_next)
         self.refresh()
         drop_tables(self.path, old)
+        drop_kept(self.path, old)
 
     def switch(self) -> None:
         """Puts this index, which was made beside another, in the place of that one, whose tables are deleted."""

@@ -114,7 +114,7 @@ def label(
 
 
 class _Writing:
-    """Rows on their way into an index, written every few seconds and in the end, whatever ends it; a context manager."""
+    """Rows on their way into an index, written now and then and in the end, whatever ends it; a context manager."""
 
     def __init__(self, target: Index) -> None:
         self._target = target
