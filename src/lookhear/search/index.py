@@ -272,22 +272,27 @@ class Index:
         from lookhear.embedder import Embedder, load
 
         if self._embedder is None:
-            model = self.facts.model if self._model is None else self._model
-            if model == "":
-                raise IndexStateError(
-                    f"{self.path} was made by a model in memory, so it names no checkpoint; "
-                    "say which model made it with model= (--model): its Embedder, or a checkpoint of it"
-                )
-            if self._model is None and not Path(model).exists():  # type: ignore[arg-type]
-                raise IndexStateError(
-                    f"{self.path} was made by the model {model}, which is no longer there; "
-                    "put it back, say with --model where it is now, or run `lookhear index` with --model and its new "
-                    "place, which is remembered"
-                )
+            model = self.named_model()
             embedder = model if isinstance(model, Embedder) else load(model)
             self.check_model(embedder)
             self._embedder = embedder
         return self._embedder
+
+    def named_model(self) -> "str | Path | Embedder":
+        """The model of this index as it was given, or the checkpoint that index.json names; not loaded yet."""
+        model = self.facts.model if self._model is None else self._model
+        if model == "":
+            raise IndexStateError(
+                f"{self.path} was made by a model in memory, so it names no checkpoint; "
+                "say which model made it with model= (--model): its Embedder, or a checkpoint of it"
+            )
+        if self._model is None and not Path(self.facts.model).exists():
+            raise IndexStateError(
+                f"{self.path} was made by the model {model}, which is no longer there; "
+                "put it back, say with --model where it is now, or run `lookhear index` with --model and its new "
+                "place, which is remembered"
+            )
+        return model
 
     def check_model(self, embedder: "Embedder") -> None:
         """Raises IndexStateError if another model made this index."""
