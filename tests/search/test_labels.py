@@ -5,7 +5,8 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from types import SimpleNamespace
+from typing import Literal, cast
 
 import numpy as np
 import pytest
@@ -265,6 +266,15 @@ def test_a_search_can_be_kept_to_moments_with_a_label() -> None:
     best = {hit.path: hit.score for hit in reversed(everything)}
     assert all(hit.score <= best[hit.path] for hit in found), "scores do not change"
     assert search(library, query, where=Where(label="thunder")) == []
+
+
+def test_stretches_of_a_name_can_be_kept_to_those_with_another_label() -> None:
+    index = cast(Index, SimpleNamespace(library=labelled_library, path="index"))
+    assert len(find_label(index, "bell")) == 3
+    (hit,) = find_label(index, "bell", where=Where(label="Door"))
+    assert (hit.path, hit.start_seconds, hit.end_seconds) == ("1.mp4", 3.0, 5.0)
+    with pytest.raises(IndexStateError, match=r"has the label 'thunder'; there are"):
+        find_label(index, "bell", where=Where(label="thunder"))
 
 
 def test_the_filter_is_its_slow_form() -> None:

@@ -176,7 +176,7 @@ def _crawl(
 ) -> CrawlSummary:
     """`crawl`, by the process that holds the right to write. `replaces`: in whose place `target` is put in the end."""
     embedder = target.embedder()
-    roots = outermost(roots, target.facts.libraries)
+    roots = outermost(roots, target)
     found = survey(
         target,
         roots,

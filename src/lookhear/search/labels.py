@@ -196,21 +196,29 @@ def find_label(
 ) -> list[Hit]:
     """The stretches with the label `name`, the most probable first, equal ones in the order of path and start.
 
-    Their scores and cosines are the probabilities that the classifier gave, so `at_least` is one too. Raises
-    IndexStateError where no file has such a label, or for a page that cannot be.
+    With a label in `where`, only those that have any seconds with that one, too. Their scores and cosines are the
+    probabilities that the classifier gave, so `at_least` is one too. Raises IndexStateError where no file has such a
+    label, or for a page that cannot be.
     """
     check_page(top, page)
     files, passes = narrowed(index.library().files, where)
-    check_label(name, [file.labels for file in files], index.path)
+    beside = None if where is None else where.label
+    for asked in (name,) if beside is None else (name, beside):
+        check_label(asked, [file.labels for file in files], index.path)
     found = [
         (file, stretch)
         for file, is_in in zip(files, passes.tolist(), strict=True)
         if is_in and file.labels is not None
         for stretch in file.labels.named(name)
         if at_least is None or stretch.score >= at_least
+        if beside is None or _meets_any(stretch, file.labels.named(beside))
     ]
     found.sort(key=lambda pair: -pair[1].score)  # files are in the order of their paths, stretches in that of time
     return [_hit(file, stretch) for file, stretch in found[(page - 1) * top : page * top]]
+
+
+def _meets_any(stretch: LabelledStretch, others: Sequence[LabelledStretch]) -> bool:
+    return any(other.meets(stretch.start_seconds, stretch.end_seconds) for other in others)
 
 
 def _hit(file: LibraryFile, stretch: LabelledStretch) -> Hit:

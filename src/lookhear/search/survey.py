@@ -54,18 +54,18 @@ def roots_of(folders: Sequence[str | Path]) -> list[Path]:
     return sorted({Path(folder).resolve() for folder in folders})
 
 
-def outermost(roots: Sequence[Path], libraries: Iterable[str]) -> list[Path]:
+def outermost(roots: Sequence[Path], index: Index) -> list[Path]:
     """`roots` without those inside another one: a file is in one library, and has one row.
 
-    Raises IndexStateError for one inside a library of the index that is not among them.
+    Raises IndexStateError for one inside a library of `index` that is not among them.
     """
     kept = [root for root in roots if not any(other in root.parents for other in roots)]
     for root in kept:
-        for library in libraries:
+        for library in index.facts.libraries:
             if Path(library) in root.parents:
                 raise IndexStateError(
-                    f"{root} is in {library}, which the index has already; run `lookhear index {library}`, which reads "
-                    "only what is new or changed"
+                    f"{root} is in {library}, which the index has already; run `lookhear index {library} --index "
+                    f"{index.path}`, which reads only what is new or changed"
                 )
     return kept
 
