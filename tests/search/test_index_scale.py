@@ -68,7 +68,8 @@ def test_every_way_to_search_gives_the_same_hits(
     grown = Index(where).facts.approximate
     assert grown is not None
     assert grown.moments > summary.moments
-    assert crawl([media], index_path=where, workers=0).approximate is None
+    assert crawl([media], index_path=where, workers=0).approximate == grown, "it remembers"
+    assert crawl([media], index_path=where, workers=0, exact_moments=10**6).approximate is None
     assert isinstance(near.library(), ScannedLibrary)
     assert near.search(like="3.mp4@1", top=1)
 
@@ -96,7 +97,7 @@ def test_nothing_of_a_forgotten_file_is_kept(
     crawl([media], model=embedder, index_path=where, workers=0, exact_moments=5)
     reader = Index(where)
     reader.search(like="1.mp4@1.5")
-    crawl([media], index_path=where, workers=0)
+    crawl([media], index_path=where, workers=0, exact_moments=10**6)
     library = reader.library()
     rows = np.flatnonzero(library.file_rank == 1)
     vectors = library.part(Stretches(first=rows[:1], end=rows[-1:] + 1)).audio.bfloat16()
@@ -109,6 +110,16 @@ def test_nothing_of_a_forgotten_file_is_kept(
     kept = b"".join(path.read_bytes() for path in where.rglob("*") if path.is_file())
     assert trace not in kept
     assert Index(where).facts.approximate is None
+
+
+def test_an_index_by_another_model_remembers_how_the_one_before_it_was_searched(
+    media: Path, embedder: Embedder, tmp_path: Path
+) -> None:
+    crawl([media], model=embedder, index_path=tmp_path / "index", workers=0, exact_moments=5)
+    crawl([], model=tiny_embedder(tmp_path, 7), index_path=tmp_path / "index", beside=True, workers=0)
+    facts = Index(tmp_path / "index").facts
+    assert facts.exact_moments == 5
+    assert facts.approximate is not None
 
 
 def test_what_is_forgotten_leaves_an_approximate_index_approximate(

@@ -55,8 +55,6 @@ if TYPE_CHECKING:
 
 # Up to so many moments the vectors of an index are held in memory.
 IN_MEMORY_MOMENTS = 20_000
-# Up to so many moments every search is exact, unless a crawl is told otherwise.
-EXACT_MOMENTS = 1_000_000
 _GROWTH = 1.5
 
 __all__ = ["FileRow", "Index", "IndexStatus", "MomentRows", "create_index", "create_index_beside"]
@@ -395,8 +393,10 @@ class Index:
         self._writable.delete_moments(sorted(self._tables.moment_file_ids() - named))
 
     def keep_up(self, exact_moments: int, *, tell: Callable[[str], None] = lambda _: None) -> None:
-        """Makes the index of neighbours where there are more moments than `exact_moments`, again once they are half as
-        many more than when it was made, and drops it where there are fewer."""
+        """Makes the index of neighbours where there are more moments than `exact_moments`, which it remembers, again
+        once they are half as many more than when it was made, and drops it where there are fewer."""
+        if exact_moments != self.facts.exact_moments:
+            self._change(exact_moments=exact_moments)
         known, moments = self.facts.approximate, len(self._tables.snapshot())
         if moments <= exact_moments:
             if known is not None:
