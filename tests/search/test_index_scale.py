@@ -19,7 +19,7 @@ from lookhear.search.index import Index
 from lookhear.search.large import ScannedLibrary
 from lookhear.search.library import Library, Stretches
 from lookhear.search.query import Hit
-from tiny_embedder import make_clip, tiny_embedder
+from tiny_embedder import in_memory_embedder, make_clip, tiny_embedder
 
 
 @pytest.fixture
@@ -110,6 +110,17 @@ def test_nothing_of_a_forgotten_file_is_kept(
     kept = b"".join(path.read_bytes() for path in where.rglob("*") if path.is_file())
     assert trace not in kept
     assert Index(where).facts.approximate is None
+
+
+def test_vectors_that_no_index_of_neighbours_takes_are_searched_exactly(
+    media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(index_module, "IN_MEMORY_MOMENTS", 5)
+    embedder = in_memory_embedder(width=36)
+    summary = crawl([media], model=embedder, index_path=tmp_path / "index", workers=0, exact_moments=5)
+    assert summary.approximate is None
+    assert "still searched exactly, which takes longer" in caplog.text
+    assert Index(tmp_path / "index", model=embedder).search(like="1.mp4@1.5")
 
 
 def test_an_index_by_another_model_remembers_how_the_one_before_it_was_searched(

@@ -15,6 +15,7 @@ by writing index.json with the name of the new ones; an `Index` that is open not
 
 import contextlib
 import functools
+import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -45,7 +46,7 @@ from lookhear.search.large import AnyLibrary, Calibrations, scanned_library
 from lookhear.search.lease import LASTING, Right, right_to_write
 from lookhear.search.library import LIKENESS, LibraryFile
 from lookhear.search.status import IndexStatus, index_status
-from lookhear.search.tables import FileRow, MomentRows, Tables
+from lookhear.search.tables import NEIGHBOURS_WIDTH, FileRow, MomentRows, Tables
 
 if TYPE_CHECKING:
     from lookhear.embedder import Embedder
@@ -60,6 +61,8 @@ _GROWTH = 1.5
 __all__ = ["FileRow", "Index", "IndexStatus", "MomentRows", "create_index", "create_index_beside"]
 
 T = TypeVar("T")
+# Shown on stderr without any setting up, from Python too.
+_log = logging.getLogger("lookhear")
 
 
 class Index:
@@ -402,6 +405,16 @@ class Index:
             if known is not None:
                 self._change(approximate=None)
                 self._tables.drop_neighbours()
+        elif self.facts.vector_width % NEIGHBOURS_WIDTH:
+            _log.warning(
+                "%s has %d moments and is still searched exactly, which takes longer: an index of neighbours needs "
+                "vectors whose width is a multiple of %d, and these have %d; use a model of another width, or a higher "
+                "limit (--exact-moments)",
+                self.path,
+                moments,
+                NEIGHBOURS_WIDTH,
+                self.facts.vector_width,
+            )
         elif known is None or moments > _GROWTH * known.moments:
             made = make_approximate(self._tables, plain_width=self.facts.plain_width, tell=tell)
             self._change(approximate=made)

@@ -24,6 +24,8 @@ KEEP_VERSIONS = datetime.timedelta(hours=1)
 _COMMITS_A_JOIN = 100
 _IDS_A_DELETE = 500
 _ROWS_A_COPY = 10_000
+# LanceDB's index of nearest neighbours takes vectors whose width is a multiple of this.
+NEIGHBOURS_WIDTH = 8
 
 
 @dataclass(frozen=True, kw_only=True)
