@@ -22,9 +22,9 @@ WINDOW_SECONDS = 0.48
 RATE = 16000
 
 
-def tiny_model(seed: int = 0) -> CAVMAESync:
+def tiny_model(seed: int = 0, *, width: int = SIZES["width"]) -> CAVMAESync:
     torch.manual_seed(seed)
-    return CAVMAESync(CAVMAESyncConfig(**SIZES, decoder_width=16, decoder_heads=2)).eval()
+    return CAVMAESync(CAVMAESyncConfig(**SIZES | {"width": width}, decoder_width=16, decoder_heads=2)).eval()
 
 
 def save_tiny(path: Path, seed: int = 0) -> Path:
@@ -37,8 +37,8 @@ def tiny_embedder(folder: Path, seed: int = 0) -> Embedder:
     return load(save_tiny(folder / f"tiny-{seed}.safetensors", seed), device="cpu", dtype="float32")
 
 
-def in_memory_embedder(**options: object) -> Embedder:
-    model = tiny_model()
+def in_memory_embedder(*, width: int = SIZES["width"], **options: object) -> Embedder:
+    model = tiny_model(width=width)
     settings = {"device": "cpu", "dtype": "float32"} | options
     return Embedder(model, Preprocess(PREPROCESS), config=model.config, fingerprint="0" * 64, **settings)  # type: ignore[arg-type]
 

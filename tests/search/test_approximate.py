@@ -22,7 +22,7 @@ from lookhear.search.labelled import FileLabels, LabelledStretch
 from lookhear.search.library import LIKENESS, Library, weighed
 from lookhear.search.query import Hit, Place, Query, Terms, find_moments
 from lookhear.search.snapshot import Neighbours, Snapshot
-from lookhear.search.tables import Tables
+from lookhear.search.tables import MomentRows, Tables
 from made_library import HOP, WIDTH, WINDOW, make_library, parts_of, query_of, unit
 
 OPTIONS = ApproximateOptions(first_probes=1, most_probes=8, sampled=40)
@@ -116,6 +116,57 @@ def test_filters_hold_however_they_are_asked_for(
     exact, found = both(library, near, query, within="sound", where=half, top=20)
     assert [place_of(hit) for hit in found] == [place_of(hit) for hit in exact]
     assert not asked, "what passes is read as a whole"
+
+
+@pytest.mark.parametrize("num_films", [1, 3])
+def test_long_films_that_stay_alike_hide_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_films: int
+) -> None:
+    """As a fixed camera with nothing before it: of each there is one hit, however many of its moments are near."""
+    monkeypatch.setattr(approximate_module, "_FEW", 50)
+    monkeypatch.setattr(approximate_module, "_MOST_NAMED", 512)
+    library = make_library([600.0 / num_films] * num_films + [30.0] * 40, picture=False)
+    rng = np.random.default_rng(0)
+    for film in range(num_films):
+        rows = library.file_rank == film
+        seen = library.audio[0].numpy() + 0.1 * film * rng.normal(size=WIDTH)
+        library.audio[rows] = unit(seen + 0.005 * rng.normal(size=(rows.sum(), WIDTH)))
+    tables = Tables(tmp_path, WIDTH)
+    tables.add_moments(parts_of(library, range(len(library.files))))
+    near = near_library(
+        library.files,
+        tables.snapshot(),
+        make_approximate(tables, options=OPTIONS),
+        window_seconds=WINDOW,
+        hop_seconds=HOP,
+    )
+    for top in (10, 100):
+        exact, found = both(library, near, noisy(library, 0), within="sound", top=top)
+        assert len(exact) == len(found) == top
+        assert list(map(place_of, found[:num_films])) == list(map(place_of, exact[:num_films]))
+        assert len({place_of(hit) for hit in found} & {place_of(hit) for hit in exact}) >= 0.8 * top
+
+
+def test_a_long_film_that_is_being_indexed_hides_nothing(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written of it before its end is in the index of neighbours, and may be nearer than all else."""
+    monkeypatch.setattr(approximate_module, "_FEW", 50)
+    tables = Tables(tmp_path, WIDTH)
+    tables.add_moments(parts_of(library, range(40)))
+    made = make_approximate(tables, options=OPTIONS)
+    query, count = noisy(library, 700), 3000
+    near = unit(library.audio[700].numpy() + 0.01 * np.random.default_rng(0).normal(size=(count, WIDTH))).numpy()
+    start = HOP * np.arange(count)
+    film = MomentRows(file_id="f" * 32, start_seconds=start, end_seconds=start + WINDOW, audio=near, visual=near)
+    tables.add_moments([film])
+    named = near_library(library.files, tables.snapshot(), made, window_seconds=WINDOW, hop_seconds=HOP)
+    for most_names in (100, 5, 0):
+        monkeypatch.setattr(approximate_module, "_MOST_NAMES", most_names)
+        for where in (None, Where(name="?.mp4")):
+            exact, found = both(library, named, query, within="sound", where=where, top=5)
+            assert place_of(found[0]) == place_of(exact[0])
+            assert len(found) == 5
 
 
 @pytest.mark.parametrize("few", [50, 400])

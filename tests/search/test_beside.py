@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from crawled import by_path, crawl
-from index_contents import assert_same
+from index_contents import assert_same, contents
+from locked_folders import lock_folders
 from lookhear.data import stretch
 from lookhear.data.stretch import decode_stretch
 from lookhear.embedder import Embedder
 from lookhear.errors import IndexStateError
 from lookhear.search import crawl as crawling
 from lookhear.search import index as indexing
+from lookhear.search import survey as survey_module
 from lookhear.search.crawl import index
 from lookhear.search.index import Index
 from tiny_embedder import make_clip, tiny_embedder
@@ -99,3 +101,32 @@ def test_an_index_whose_model_was_replaced_takes_no_vectors_of_the_old_one(
     with pytest.raises(IndexStateError, match="make it again"):
         late.find(request)
     assert late.find(late.request(sound=media / "sound.wav"))
+
+
+@pytest.mark.parametrize("out_of_sight", ["not mounted", "locked", "silent"])
+def test_what_is_out_of_sight_is_not_lost(
+    media: Path, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out_of_sight: str
+) -> None:
+    crawl(media, embedder)
+    target, disk = media.parent / "index", media / "sub1"
+    before = contents(target)
+    other = tiny_embedder(tmp_path, 7)
+    with monkeypatch.context() as away:
+        if out_of_sight == "not mounted":
+            disk.rename(tmp_path / "away")
+            disk.mkdir()
+        elif out_of_sight == "locked":
+            lock_folders(away, disk)
+        else:
+            real = survey_module.stat_of
+            away.setattr(survey_module, "stat_of", lambda path: (0, 0) if path.parent == disk else real(path))
+        crawl(media, embedder)  # keeps what it has
+        with pytest.raises(IndexStateError, match=r"sub1.* nothing was changed .*lookhear forget .*sub1.* --index "):
+            index([], model=other, index_path=target, beside=True, workers=0)
+    assert before.rows == [row for row in contents(target).rows if row.path != "sub1"]
+    if out_of_sight == "not mounted":
+        disk.rmdir()
+        (tmp_path / "away").rename(media / "moved")
+        disk.mkdir()  # its files are elsewhere now
+    summary = index([], model=other, index_path=target, beside=True, workers=0)
+    assert (summary.files, summary.counts["ok"]) == (7, 6)

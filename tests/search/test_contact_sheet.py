@@ -33,7 +33,9 @@ def cells(path: Path) -> list[np.ndarray]:
 def test_the_frame_at_the_peak_of_each_hit(tmp_path: Path) -> None:
     video = make_video(tmp_path / "dog.mp4", seconds=4, size=(360, 640))
     peaks = [0.5, 1.02, 2.0, 3.0, 3.5, 9.0]
-    write_contact_sheet([hit_of(video, peak_seconds=peak) for peak in peaks], tmp_path / "sheet.png")
+    hits = [hit_of(video, peak_seconds=peak) for peak in peaks]
+    hits[1] = hit_of(tmp_path / "gone.mp4", copies=(str(video),), peak_seconds=peaks[1])  # its copy is there
+    write_contact_sheet(hits, tmp_path / "sheet.png")
     found = cells(tmp_path / "sheet.png")
     assert len(found) == 8
     assert [read_number(cell) for cell in found[:6]] == [12, 25, 50, 75, 87, 99]  # beyond the end: the last frame

@@ -37,6 +37,13 @@ def test_clips_and_their_list(tmp_path: Path) -> None:
         assert info.end_seconds - info.start_seconds == pytest.approx(clip.end_seconds - clip.start_seconds, abs=0.1)
 
 
+def test_a_clip_of_a_copy(tmp_path: Path) -> None:
+    """As where a disk is not mounted, of which the index keeps what it knows."""
+    copy = make_video(tmp_path / "copy.mp4")
+    done = cut_hits([hit_of(tmp_path / "gone.mp4", copies=(str(copy),))], tmp_path / "clips")
+    assert ([clip.path for clip in done.clips], done.skipped) == ([str(copy)], ())
+
+
 def test_exact_clips_begin_where_the_moment_does(tmp_path: Path) -> None:
     video = make_video(tmp_path / "dog.mp4", seconds=4)
     done = cut_hits([hit_of(video, 1.1, 2.0)], tmp_path / "clips", exact=True)

@@ -81,6 +81,17 @@ def test_what_cannot_be_read_is_left_out_and_said_so(tmp_path: Path, name: Any) 
     assert b"good.mp4" in (tmp_path / f"found.{name}").read_bytes()
 
 
+@pytest.mark.parametrize("name", ["m3u", "edl", "otio"])
+def test_a_copy_stands_in_for_a_file_that_is_not_there(tmp_path: Path, name: Any) -> None:
+    """As where a disk is not mounted, of which the index keeps what it knows."""
+    copy = make_video(tmp_path / "copy.mp4")
+    hit = hit_of(tmp_path / "gone.mp4", copies=(str(tmp_path / "gone too.mp4"), str(copy)))
+    rendered = render_hits([hit], format=name)
+    assert rendered.skipped == ()
+    assert "copy.mp4" in rendered.documents[0].text
+    assert "gone" not in rendered.documents[0].text
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_no_hits(tmp_path: Path, name: Any) -> None:
     done = export_hits([], format=name, out=tmp_path / "new folder" / f"found.{name}")

@@ -19,7 +19,7 @@ from lookhear.search.index import Index
 from lookhear.search.large import ScannedLibrary
 from lookhear.search.library import Library, Stretches
 from lookhear.search.query import Hit
-from tiny_embedder import make_clip, tiny_embedder
+from tiny_embedder import in_memory_embedder, make_clip, tiny_embedder
 
 
 @pytest.fixture
@@ -68,7 +68,8 @@ def test_every_way_to_search_gives_the_same_hits(
     grown = Index(where).facts.approximate
     assert grown is not None
     assert grown.moments > summary.moments
-    assert crawl([media], index_path=where, workers=0).approximate is None
+    assert crawl([media], index_path=where, workers=0).approximate == grown, "it remembers"
+    assert crawl([media], index_path=where, workers=0, exact_moments=10**6).approximate is None
     assert isinstance(near.library(), ScannedLibrary)
     assert near.search(like="3.mp4@1", top=1)
 
@@ -96,7 +97,7 @@ def test_nothing_of_a_forgotten_file_is_kept(
     crawl([media], model=embedder, index_path=where, workers=0, exact_moments=5)
     reader = Index(where)
     reader.search(like="1.mp4@1.5")
-    crawl([media], index_path=where, workers=0)
+    crawl([media], index_path=where, workers=0, exact_moments=10**6)
     library = reader.library()
     rows = np.flatnonzero(library.file_rank == 1)
     vectors = library.part(Stretches(first=rows[:1], end=rows[-1:] + 1)).audio.bfloat16()
@@ -109,6 +110,63 @@ def test_nothing_of_a_forgotten_file_is_kept(
     kept = b"".join(path.read_bytes() for path in where.rglob("*") if path.is_file())
     assert trace not in kept
     assert Index(where).facts.approximate is None
+
+
+def test_vectors_that_no_index_of_neighbours_takes_are_searched_exactly(
+    media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(index_module, "IN_MEMORY_MOMENTS", 5)
+    embedder = in_memory_embedder(width=36)
+    summary = crawl([media], model=embedder, index_path=tmp_path / "index", workers=0, exact_moments=5)
+    assert summary.approximate is None
+    assert "still searched exactly, which takes longer" in caplog.text
+    assert Index(tmp_path / "index", model=embedder).search(like="1.mp4@1.5")
+
+
+def test_an_index_by_another_model_remembers_how_the_one_before_it_was_searched(
+    media: Path, embedder: Embedder, tmp_path: Path
+) -> None:
+    crawl([media], model=embedder, index_path=tmp_path / "index", workers=0, exact_moments=5)
+    crawl([], model=tiny_embedder(tmp_path, 7), index_path=tmp_path / "index", beside=True, workers=0)
+    facts = Index(tmp_path / "index").facts
+    assert facts.exact_moments == 5
+    assert facts.approximate is not None
+
+
+def test_what_is_forgotten_leaves_an_approximate_index_approximate(
+    media: Path, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next search would read the whole table otherwise."""
+    monkeypatch.setattr(index_module, "IN_MEMORY_MOMENTS", 5)
+    where = tmp_path / "index"
+    crawl([media], model=embedder, index_path=where, workers=0, exact_moments=5)
+    reader = Index(where)
+    before = {hit.path for hit in reader.search(like="1.mp4@1.5", top=1000)}
+    summary = forget([media / "0.mp4"], index_path=where)
+    found = Index(where).facts.approximate
+    assert found is not None
+    assert found.moments == len(reader.library())
+    assert summary.moments > 0
+    assert isinstance(reader.library(), NearLibrary)
+    assert {hit.path for hit in reader.search(like="1.mp4@1.5", top=1000)} == before - {str(media / "0.mp4")}
+    forget([media], index_path=where)
+    assert reader.search(sound=media / "1.mp4") == []
+
+
+def test_nothing_of_a_forgotten_file_is_kept_elsewhere(
+    media: Path, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the index lies in a folder that cannot be written to by those who search."""
+    monkeypatch.setattr(index_module, "IN_MEMORY_MOMENTS", 5)
+    monkeypatch.setenv("LOOKHEAR_CACHE", str(tmp_path / "cache"))
+    where = tmp_path / "index"
+    crawl([media], model=embedder, index_path=where, workers=0)
+    (where / Index(where).facts.tables / "matrix").write_bytes(b"")  # no folder can be made there
+    Index(where).search(like="1.mp4@1.5")
+    kept = list((tmp_path / "cache").rglob("*.bf16"))
+    assert kept
+    forget([media / "1.mp4"], index_path=where)
+    assert not any(path.exists() for path in kept)
 
 
 def test_the_command_line_prints_the_recall(

@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from types import SimpleNamespace
+from typing import Literal, cast
 
 import numpy as np
 import pytest
 
 from lookhear import cli
+from lookhear.data.stretch import Decoded, StretchJob
 from lookhear.embedder import Embedder
 from lookhear.errors import CheckpointError, ConfigError, IndexStateError
 from lookhear.search import labels as labels_module
@@ -122,6 +125,63 @@ def test_an_index_of_another_model_takes_labels_over(place: Path, classifier: Em
     assert named(classifier, place).labelled == 1
 
 
+def partial(place: Path) -> None:
+    """0.mp4 as a crawl leaves what it could read in part."""
+    target = Index(place)
+    with target.writing():
+        target.write([replace(row, status="partial") for row in target.files() if row.path == "0.mp4"])
+
+
+def test_a_file_that_was_read_in_part_is_tried_within_limits(
+    place: Path, classifier: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process would hang or die at it, each time."""
+    partial(place)
+
+    def stopped(pool: object, jobs: Iterable[StretchJob]) -> Iterator[tuple[StretchJob, Decoded]]:
+        for job in jobs:
+            assert job.path.endswith("0.mp4")
+            refusal = "took longer than 300 s and was stopped" if job.stretch else ""
+            yield job, Decoded(num_stretches=3, refusal=refusal)
+
+    with monkeypatch.context() as hanging:
+        hanging.setattr(labels_module, "decode_stretches", stopped)
+        summary = named(classifier, place)
+    ((path, reason),) = [(each.path, each.reason) for each in summary.left_out]
+    assert Path(path).name == "0.mp4"
+    assert "took longer than 300 s" in reason
+    assert summary.labelled == 2
+    assert named(classifier, place).labelled == 1, "where a process does get through it"
+
+
+def test_what_a_decoder_stumbles_over_costs_one_file(
+    place: Path, classifier: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumbling(path: Path, **options: object) -> list[LabelledMoment]:
+        if path.name == "0.mp4":
+            raise IndexError("list index out of range")
+        return classify(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(labels_module, "classify", stumbling)
+    summary = named(classifier, place)
+    assert [(Path(each.path).name, each.reason) for each in summary.left_out] == [("0.mp4", "list index out of range")]
+    assert summary.labelled == 2
+
+
+def test_what_was_done_before_ctrl_c_is_kept(
+    place: Path, classifier: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(path: Path, **options: object) -> list[LabelledMoment]:
+        if path.name == "1.mp4":
+            raise KeyboardInterrupt
+        return classify(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(labels_module, "classify", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        named(classifier, place)
+    assert [name for name, labels in labels_of(place).items() if labels] == ["0.mp4"]
+
+
 @pytest.mark.parametrize(("mode", "matched"), [("audio", "sound"), ("visual", "picture")])
 def test_what_the_classifier_reads_is_what_matched(place: Path, mode: Literal["audio", "visual"], matched: str) -> None:
     named(classifier_embedder(NAMES, mode=mode), place)
@@ -206,6 +266,15 @@ def test_a_search_can_be_kept_to_moments_with_a_label() -> None:
     best = {hit.path: hit.score for hit in reversed(everything)}
     assert all(hit.score <= best[hit.path] for hit in found), "scores do not change"
     assert search(library, query, where=Where(label="thunder")) == []
+
+
+def test_stretches_of_a_name_can_be_kept_to_those_with_another_label() -> None:
+    index = cast(Index, SimpleNamespace(library=labelled_library, path="index"))
+    assert len(find_label(index, "bell")) == 3
+    (hit,) = find_label(index, "bell", where=Where(label="Door"))
+    assert (hit.path, hit.start_seconds, hit.end_seconds) == ("1.mp4", 3.0, 5.0)
+    with pytest.raises(IndexStateError, match=r"has the label 'thunder'; there are"):
+        find_label(index, "bell", where=Where(label="thunder"))
 
 
 def test_the_filter_is_its_slow_form() -> None:

@@ -48,7 +48,10 @@ def test_a_folder_takes_in_those_inside_it(tmp_path: Path, media: Path, embedder
     assert {row.library for row in Index(place).files()} == {str(media.resolve())}
     again = crawl(media, embedder)
     assert (again.files, again.unchanged, again.deleted) == (7, 7, 0)
-    with pytest.raises(IndexStateError, match=r"inside is in .*media, which the index has already; run `lookhear ind"):
+    with pytest.raises(
+        IndexStateError,
+        match=r"inside is in .*media, which the index has already; run `lookhear index .*media --index .*index`",
+    ):
         index([inside], index_path=place, model=embedder, workers=0)
     both = index([inside, media], index_path=place, model=embedder, workers=0)
     assert (both.files, both.unchanged) == (7, 7)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from index_contents import assert_same, contents
@@ -19,6 +20,7 @@ from lookhear.search.crawl import index
 from lookhear.search.forget import forget
 from lookhear.search.index import Index
 from lookhear.search.tables import FileRow, Tables
+from made_library import HOP, WIDTH, WINDOW, make_library, parts_of
 from tiny_embedder import make_clip, tiny_embedder
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -207,3 +209,18 @@ def test_a_long_crawl_leaves_no_fragment_for_every_commit(tmp_path: Path, monkey
         tables.put_files([row])
     assert tables.files() == rows
     assert tables._open()[0].stats()["fragment_stats"]["num_fragments"] <= 4
+
+
+def test_what_has_no_row_yet_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a very long file that is being indexed it may be much more than all else."""
+    library = make_library([10.0, 400.0, 6.0])
+    tables = Tables(tmp_path, WIDTH)
+    tables.add_moments(parts_of(library, range(3)))
+    read, real = [], tables_module.vectors_of
+    monkeypatch.setattr(
+        tables_module, "vectors_of", lambda column, *rest: read.append(len(column)) or real(column, *rest)
+    )
+    found = tables.library((library.files[0], library.files[2]), window_seconds=WINDOW, hop_seconds=HOP)
+    rows = library.file_rank != 1
+    assert np.array_equal(found.audio, library.audio[rows])
+    assert read == [rows.sum()] * 2

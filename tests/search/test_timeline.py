@@ -211,6 +211,22 @@ def test_a_timeline_is_read_back(tmp_path: Path) -> None:
     assert heard[2].media_reference.available_range.duration.value == 88200
 
 
+def test_a_timecode_of_sound_alone_counts_frames(tmp_path: Path) -> None:
+    """The clip counts samples; its start label does not."""
+    sound = make_sound(tmp_path / "a.wav", sample_rate=48000, seconds=2)
+    timing = dataclasses.replace(read_timing(sound), timecode="01:00:00:24")
+    film = make_timecoded(tmp_path / "film.mov", Fraction(30), "02:00:00:00")
+    alone = Placed(rank=1, hit=hit_of(sound, 0.5, 1.0), timing=timing)
+    beside = Placed(rank=2, hit=hit_of(film), timing=read_timing(film))
+    for placed, rate in (([alone], 25), ([alone, beside], 30)):
+        made = timeline.otio_timeline(placed, title="t")
+        assert made.notes == (f"{sound}: sound only, its timecode counted at {rate} frames a second",)
+        clip = opentimelineio.adapters.read_from_string(made.text, "otio_json").tracks[1][0]
+        start = clip.media_reference.available_range.start_time
+        assert (start.value, start.rate) == (48000 * 3600 + 48000 * 24 // rate, 48000)
+        assert clip.source_range.start_time.value - start.value == 24000
+
+
 def test_any_name_leads_back_to_its_file(tmp_path: Path) -> None:
     paths = odd_names(tmp_path)
     export_hits([hit_of(path) for path in paths], format="otio", out=tmp_path / "found.otio")

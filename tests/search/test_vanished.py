@@ -35,6 +35,39 @@ def test_a_folder_that_is_empty_may_be_a_disk_that_is_not_mounted(media: Path, e
     assert (summary.moved, summary.deleted, summary.kept, summary.files) == (count, 0, (), 7)
 
 
+def test_an_empty_folder_whose_files_were_copied_elsewhere(media: Path, embedder: Embedder) -> None:
+    """A copy has another time, so size and time do not say that the file has moved."""
+    (media / "old").mkdir()
+    (media / "sub1" / "clip5.mp4").rename(media / "old" / "a.mp4")
+    (media / "old" / "bad.mp4").write_bytes(b"nonsense" * 100)
+    crawl(media, embedder)
+    before = Index(media.parent / "index").status()
+    shutil.copyfile(media / "old" / "a.mp4", media / "z.mp4")
+    for path in (media / "old").iterdir():
+        path.unlink()
+    summary = crawl(media, embedder)
+    assert (summary.moved, summary.copied, summary.deleted, summary.kept) == (1, 0, 1, ())
+    assert (summary.files, summary.moments) == (7, before.moments)
+    assert not any(path.startswith("old") for path in by_path(media))
+    shutil.copyfile(media / "sub0" / "clip0.mp4", media / "y.mp4")
+    crawl(media, embedder)  # sees both
+    for path in (media / "sub0").iterdir():
+        path.unlink()
+    summary = crawl(media, embedder)
+    assert [kept.reason.count("(2) stays") for kept in summary.kept] == [1], "two of three are nowhere else"
+    assert set(by_path(media)) >= {"y.mp4", "sub0/clip2.mp4", "sub0/clip4.mp4"}
+    assert "sub0/clip0.mp4" not in by_path(media)
+
+
+def test_refused_files_of_an_empty_folder_are_gone(media: Path, embedder: Embedder) -> None:
+    (media / "bad").mkdir()
+    (media / "bad" / "bad.mp4").write_bytes(b"nonsense" * 100)
+    assert crawl(media, embedder).counts["refused"] == 1
+    (media / "bad" / "bad.mp4").unlink()
+    summary = crawl(media, embedder)
+    assert (summary.deleted, summary.refused, summary.kept, summary.files) == (1, (), (), 7)
+
+
 def test_a_folder_that_is_gone_is_gone(media: Path, embedder: Embedder) -> None:
     crawl(media, embedder)
     count = len(list((media / "sub1").iterdir()))

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from lookhear.cli.arguments import Seconds, Set
+from lookhear.cli.arguments import IndexPlace, Seconds, Set
 from lookhear.config import override
 from lookhear.console import print_record, print_rows, show_progress
 from lookhear.errors import UserError
 
 if TYPE_CHECKING:
+    from lookhear.embedder import Embedder
     from lookhear.tasks.localization.heat import HeatConfig
     from lookhear.tasks.localization.overlays import Place
 
@@ -22,8 +23,10 @@ class Localize:
 
     media: tyro.conf.Positional[Path]
     """A video file with sound."""
-    model: str
-    """A checkpoint or a run folder."""
+    model: str | None = None
+    """A checkpoint or a run folder; without it the model of the index."""
+    index: IndexPlace = "lookhear.index"
+    """The index whose model is taken where no --model is given: a folder, or s3://BUCKET/FOLDER."""
     at: Seconds = 0.0
     """The moment, on the file's clock, as 12.5 or 1:02.5."""
     out: Path = Path("heat.png")
@@ -59,7 +62,7 @@ class Localize:
         with show_progress("maps") as progress:
             places = localize(
                 self.media,
-                model=self.model,
+                model=self._model(),
                 at_seconds=self.at,
                 out=self.out,
                 seconds=5.0 if self.seconds is None else self.seconds,
@@ -77,6 +80,20 @@ class Localize:
         if self.out.exists():
             raise UserError(f"{self.out} is there already; name another file with --out, or move it away")
 
+    def _model(self) -> "str | Path | Embedder":
+        if self.model is not None:
+            return self.model
+        from lookhear.search.bucket import place_of
+        from lookhear.search.facts import is_index
+        from lookhear.search.index import Index
+
+        if not is_index(place_of(self.index)):
+            raise UserError(
+                f"no model is named, and there is no index at {self.index} whose model could be taken; name a "
+                "checkpoint or a run folder with --model, or an index with --index"
+            )
+        return Index(self.index).named_model()
+
     def _reverse(self, config: "HeatConfig") -> None:
         from lookhear.tasks.localization.overlays import localize_sound
 
@@ -91,7 +108,7 @@ class Localize:
         region = _numbers("--region", self.region or "")
         self._check_new()
         found = localize_sound(
-            self.media, model=self.model, at_seconds=self.at, region=region, out=self.out, config=config
+            self.media, model=self._model(), at_seconds=self.at, region=region, out=self.out, config=config
         )
         record = {"out": str(self.out), "seconds": round(found.seconds, 3), "hertz": round(found.hertz, 1)}
         print_record(record, as_json=self.json)

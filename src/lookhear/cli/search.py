@@ -42,8 +42,9 @@ class IndexFolders:
     """Try refused files again, after the limits were raised or another cause was mended. Not partial ones."""
     settle: float | None = None
     """A file that was changed within so many seconds is left for the next crawl. 5 with --watch, else 0."""
-    exact_moments: int = 1_000_000
-    """Up to so many moments searches are exact; beyond, an index of neighbours is made and its recall measured."""
+    exact_moments: int | None = None
+    """Up to so many moments searches are exact; beyond, an index of neighbours is made and its recall measured. An
+    index remembers it; a million at first."""
     watch: bool = False
     """Go on looking for new, changed and deleted files, until Ctrl-C or SIGTERM."""
     every: float = 10.0

@@ -8,7 +8,7 @@ in index.json.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -33,6 +33,9 @@ _FEW = 1 << 14
 # So many files may be named in a filter of the database; beyond, what does not pass is left out afterwards.
 _MOST_NAMES = 2000
 _MOST_NAMED = 1 << 13
+# With more moments a hit than these the files of a shortlist stay alike; lists without them are this much shorter, and
+# so many at most.
+_CROWDED, _SHORTER, _MOST_LISTS = 8, 4, 8
 # Hits that are looked for at first, and how many times more each time that further pages are asked for.
 _FIRST_LISTED, _MORE_LISTED = 32, 4
 # Cosines that differ by no more are the same, rounded otherwise.
@@ -56,6 +59,7 @@ class NearLibrary(LargeLibrary):
     """A large library whose shortlists come from the index of neighbours."""
 
     approximate: Approximate
+    nameless: tuple[str, ...]  # contents that the index of neighbours has and no file names, as while they are read
 
     def find(self, terms: Terms, calibrate: Calibrate) -> list[Hit]:
         """The hits. Pages of any size are slices of one list: what only a longer shortlist names comes behind the rest.
@@ -120,6 +124,7 @@ def near_library(
         snapshot=snapshot,
         row_id=keys.row_id[place.row],
         approximate=approximate,
+        nameless=tuple(set(keys.file_ids) - {content.file_id for content in contents}),
     )
 
 
@@ -141,17 +146,33 @@ class _Named:
     passes: np.ndarray  # bool (F,)
 
     def best(self, count: int) -> Extents:
-        library, facts = self.library, self.library.approximate
-        num_passing = int(self._can_pass.sum())
-        if num_passing <= _FEW:
+        if int(self._can_pass.sum()) <= _FEW:
             return self._all()
         each = max(NAMED, -(-count // len(self._asked)))
-        # Files that do not pass are left out here or, of too many names, afterwards, as moments without a label are,
-        # and so more is asked for.
-        condition = self._condition()
-        num_asked = len(library) if condition is None else int(library.count[self.passes].sum())
-        wanted = each * num_asked // num_passing
-        wanted = min(wanted, _MOST_NAMED)
+        lists = [self._named(each, self.passes)]
+        # So many moments made too few hits: files that stay alike fill the list, so others are named without them.
+        passes = self.passes
+        while (
+            count > _CROWDED * self.terms.num_spans
+            and not lists[-1].is_all
+            and len(lists) < _MOST_LISTS
+            and len(np.unique(_together(lists).file_rank)) < self.terms.num_spans
+        ):
+            passes = passes & ~self._crowding(lists[-1])
+            if not self._can_pass[passes[self.library.file_rank]].any():
+                break
+            lists.append(self._named(max(NAMED, each // _SHORTER), passes))
+        return _together(lists)
+
+    def _named(self, each: int, passes: np.ndarray) -> Extents:
+        """So many moments for each window that is looked up, of files (F,) that pass."""
+        library, facts = self.library, self.library.approximate
+        can_pass = self._can_pass & passes[library.file_rank]
+        # Files that do not pass are left out by the condition or, of too many names, afterwards, as moments without a
+        # label are, and so more is asked for.
+        condition = _condition(library, passes)
+        num_asked = int(library.count[passes].sum()) if condition.is_whole else len(library)
+        wanted = min(each * num_asked // int(can_pass.sum()), _MOST_NAMED)
         rank, begin, is_all = [np.zeros(0, np.int64)], [np.zeros(0)], True
         for asked in self._asked:
             found = library.snapshot.neighbours(
@@ -160,10 +181,10 @@ class _Named:
                 wanted,
                 probes=facts.probes,
                 refine=facts.refine,
-                condition=condition or "",
+                condition=condition.text,
             )
             moments = library.moments_of(found.row_id)
-            moments = moments[self._can_pass[moments]][:each]
+            moments = moments[can_pass[moments]][:each]
             rank.append(library.file_rank[moments])
             begin.append(library.start_seconds[moments] - asked.before_seconds)
             is_all &= len(found.row_id) < wanted
@@ -175,6 +196,15 @@ class _Named:
             floor=None,
             is_all=is_all,
         )
+
+    def _crowding(self, named: Extents) -> np.ndarray:
+        """bool (F,): the files that fill half of a list, as few as there can be."""
+        counts = np.bincount(named.file_rank, minlength=len(self.passes))
+        order = np.argsort(-counts, kind="stable")
+        enough = int(np.searchsorted(np.cumsum(counts[order]), len(named) / 2)) + 1
+        crowding = np.zeros(len(counts), bool)
+        crowding[order[:enough]] = True
+        return crowding
 
     def num_above(self, score: float) -> int:
         raise AssertionError("there is no floor")
@@ -201,18 +231,6 @@ class _Named:
             is_all=True,
         )
 
-    def _condition(self) -> str | None:
-        """Which files pass, in SQL; None where that would be too long."""
-        ids = np.array([file.file_id for file in self.library.files])
-        passing, others = ids[self.passes], ids[~self.passes]
-        if not len(others):
-            return ""
-        fewer, operator = (passing, "IN") if len(passing) <= len(others) else (others, "NOT IN")
-        if len(fewer) > _MOST_NAMES:
-            return None
-        names = ", ".join(f"'{name}'" for name in fewer)  # hexadecimal digits only
-        return f"file_id {operator} ({names})"
-
     @property
     def _reach_seconds(self) -> float:
         return self.terms.reach_seconds + (self.library.hop_seconds if self.terms.is_anywhere else 0.0)
@@ -237,6 +255,34 @@ class _Named:
                 if not self.terms.is_anywhere:  # the middles of all examples lie on each other
                     before = offset + phase.start_seconds + (reach - query.span_seconds) / 2
                 yield _Asked(searched=searched, vector=vector, before_seconds=before)
+
+
+def _together(lists: Sequence[Extents]) -> Extents:
+    names = ("file_rank", "from_seconds", "to_seconds")
+    whole = {name: np.concatenate([getattr(each, name) for each in lists]) for name in names}
+    return Extents(**whole, floor=None, is_all=lists[0].is_all)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Condition:
+    """Which contents the database looks at, in SQL."""
+
+    text: str
+    is_whole: bool  # whether it leaves out all that does not pass
+
+
+def _condition(library: NearLibrary, passes: np.ndarray) -> _Condition:
+    """Files (F,) that pass; where that would be too long, all."""
+    passing = [file.file_id for file, is_in in zip(library.files, passes, strict=True) if is_in]
+    num_others = len(passes) - len(passing) + len(library.nameless)
+    is_whole = min(len(passing), num_others) <= _MOST_NAMES
+    names, operator = list(library.nameless), "NOT IN"
+    if is_whole and len(passing) < num_others:
+        names, operator = passing, "IN"
+    elif is_whole:
+        names += [file.file_id for file, is_in in zip(library.files, passes, strict=True) if not is_in]
+    quoted = ", ".join(f"'{name}'" for name in names)  # hexadecimal digits only
+    return _Condition(text=f"file_id {operator} ({quoted})" if names else "", is_whole=is_whole)
 
 
 # ---- making it

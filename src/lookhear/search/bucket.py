@@ -199,11 +199,20 @@ def kept_folders(index: Place, tables: str) -> list[Path]:
     Beside the tables, or where that is not possible (a bucket, a folder that cannot be written) in the cache. What is
     in the cache of other tables of this index is deleted: they were replaced.
     """
-    place = str(index) if isinstance(index, BucketPath) else str(index.resolve())
-    cached = cache_folder() / "indexes" / hashlib.sha256(place.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    cached = _cached(index)
     with contextlib.suppress(OSError):
         for folder in cached.iterdir():
             if folder.name != tables:
                 shutil.rmtree(folder, ignore_errors=True)
     beside = [] if isinstance(index, BucketPath) else [index / tables / "matrix"]
     return [*beside, cached / tables]
+
+
+def drop_kept(index: Place, tables: str) -> None:
+    """Deletes what the cache has of these tables of an index."""
+    shutil.rmtree(_cached(index) / tables, ignore_errors=True)
+
+
+def _cached(index: Place) -> Path:
+    place = str(index) if isinstance(index, BucketPath) else str(index.resolve())
+    return cache_folder() / "indexes" / hashlib.sha256(place.encode("utf-8", "surrogatepass")).hexdigest()[:16]

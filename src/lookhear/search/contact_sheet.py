@@ -14,7 +14,7 @@ from lookhear.media.decode import read_clip
 from lookhear.media.info import MediaInfo
 from lookhear.media.probe import probe
 from lookhear.progress import Progress, quiet
-from lookhear.search.export import appearing
+from lookhear.search.export import appearing, at_hand
 from lookhear.search.query import Hit
 from lookhear.search.timeline import plain_text
 
@@ -46,7 +46,7 @@ def write_contact_sheet(hits: Sequence[Hit], path: str | Path, *, progress: Prog
     rows = -(-len(hits) // columns)
     sheet = Image.new("RGB", (columns * CELL_WIDTH + MARGIN, rows * CELL_HEIGHT + MARGIN), _PAPER)
     font = _font()
-    for number, hit in enumerate(hits):
+    for number, hit in enumerate(map(at_hand, hits)):
         left = MARGIN + number % columns * CELL_WIDTH
         top = MARGIN + number // columns * CELL_HEIGHT
         _draw_cell(sheet, left, top, number + 1, hit, font)

@@ -28,10 +28,21 @@ from lookhear.progress import Progress, quiet
 from lookhear.search.bucket import Place, place_of
 from lookhear.search.facts import is_index
 from lookhear.search.hashing import HashAhead
-from lookhear.search.index import EXACT_MOMENTS, Index, create_index, create_index_beside
+from lookhear.search.index import Index, create_index, create_index_beside
 from lookhear.search.likeness import describe_windows
 from lookhear.search.summary import CrawlSummary, summarize
-from lookhear.search.survey import WAITING, Look, Seen, Survey, is_within, outermost, roots_of, stat_of, survey
+from lookhear.search.survey import (
+    WAITING,
+    Look,
+    Seen,
+    Survey,
+    is_within,
+    outermost,
+    roots_of,
+    stat_of,
+    survey,
+    without_moved,
+)
 from lookhear.search.tables import FileRow, MomentRows
 
 TIME_LIMIT_SECONDS = 300.0
@@ -59,8 +70,8 @@ class CrawlOptions:
     read, and only `forget` makes them be read again"""
     settle_seconds: float = 0.0
     """a file that was changed more recently is still being written, and waits"""
-    exact_moments: int = EXACT_MOMENTS
-    """up to so many moments searches are exact; of more an index of neighbours is made"""
+    exact_moments: int | None = None
+    """up to so many moments searches are exact; of more an index of neighbours is made; None: as the index remembers"""
 
     def __post_init__(self) -> None:
         if self.workers < 0:
@@ -72,7 +83,7 @@ class CrawlOptions:
             )
         if not self.settle_seconds >= 0:
             raise ConfigError(f"no file is {self.settle_seconds:g} s old; give 0 or more seconds to settle")
-        if self.exact_moments < 0:
+        if self.exact_moments is not None and self.exact_moments < 0:
             raise ConfigError(f"no index has {self.exact_moments} moments; give 0 or more moments to search exactly")
 
 
@@ -88,7 +99,7 @@ def index(
     memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
     retry_refused: bool = False,
     settle_seconds: float = 0.0,
-    exact_moments: int = EXACT_MOMENTS,
+    exact_moments: int | None = None,
     progress: Progress = quiet,
 ) -> CrawlSummary:
     """Makes the index at `index_path`, or brings it up to date with `folders`; other folders in it stay as they are.
@@ -165,7 +176,7 @@ def _crawl(
 ) -> CrawlSummary:
     """`crawl`, by the process that holds the right to write. `replaces`: in whose place `target` is put in the end."""
     embedder = target.embedder()
-    roots = outermost(roots, target.facts.libraries)
+    roots = outermost(roots, target)
     found = survey(
         target,
         roots,
@@ -186,6 +197,8 @@ def _crawl(
         crawling.run(pool)
     if crawling.left:  # what is gone may be among these, under a new name
         found = replace(found, gone=())
+    else:
+        found = without_moved(found, target.files())
     target.remove_files(found.gone)
     target.remove_orphans()
     if not crawling.left:
@@ -195,7 +208,10 @@ def _crawl(
         target.compact()
     if not crawling.left:
         num_files = len(found.todo)
-        target.keep_up(options.exact_moments, tell=lambda what: progress(num_files, num_files, what))
+        exact_moments = (replaces or target).facts.exact_moments
+        if options.exact_moments is not None:
+            exact_moments = options.exact_moments
+        target.keep_up(exact_moments, tell=lambda what: progress(num_files, num_files, what))
     if replaces is not None and not crawling.left:
         _take_labels(target, replaces)
         target.switch()

@@ -10,7 +10,7 @@ from pathlib import Path
 from lookhear.errors import MediaError, UserError, reason_of
 from lookhear.media.remux import cut_clip
 from lookhear.progress import Progress, quiet
-from lookhear.search.export import Skipped, to_bytes, write_whole
+from lookhear.search.export import Skipped, at_hand, to_bytes, write_whole
 from lookhear.search.query import Hit
 
 LIST_NAME = "clips.csv"
@@ -78,7 +78,7 @@ def cut_hits(
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {error.strerror or error}; name another place") from error
     clips, skipped, num_bytes = [], [], 0
-    for rank, hit in enumerate(hits, start=1):
+    for rank, hit in enumerate(map(at_hand, hits), start=1):
         target = folder / f"{rank:03d}_{_safe(Path(hit.path).stem)}_{hit.start_seconds:.2f}s"
         try:
             cut = cut_clip(hit.path, target, start_seconds=hit.start_seconds, end_seconds=hit.end_seconds, exact=exact)

@@ -313,7 +313,8 @@ def _rank_of(library: Moments, name: str) -> int:
         return found.pop()
     if not found:
         raise IndexStateError(
-            f"the index has no moments of a file {name}; `lookhear status --files` lists them, and why a file has none"
+            f"the index has no moments of a file {name}; `lookhear status --files --index INDEX` lists its files, and "
+            "why one has none"
         )
     shown = ", ".join(str(library.files[rank].path) for rank in sorted(found)[:3])
     raise IndexStateError(f"{len(found)} files of the index are named {name} ({shown}); name more of its path")

@@ -5,7 +5,7 @@
     edl            CMX3600, one a frame rate (`timeline.py`)
     otio           OpenTimelineIO: clips, what more there is of each file, and markers at the peaks (`timeline.py`)
 
-Playlists and timelines need the file itself; hits whose file cannot be read are left out and said so.
+Playlists and timelines need the file itself, or a copy of it; hits whose file cannot be read are left out and said so.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -155,6 +155,13 @@ def check_new_file(path: Path) -> None:
         raise UserError(f"cannot write {path}: it is there already, and nothing is replaced; name another file")
 
 
+def at_hand(hit: Hit) -> Hit:
+    """`hit` in the first of its places where there is a file, or as it is: a disk may be out of reach."""
+    places = (hit.path, *hit.copies)
+    path = next((place for place in places if os.path.isfile(place)), hit.path)  # noqa: PTH113 (never raises)
+    return replace(hit, path=path, copies=tuple(place for place in places if place != path))
+
+
 def _one(text: str, skipped: tuple[Skipped, ...] = ()) -> Rendered:
     return Rendered(documents=(Document(text=text),), skipped=skipped)
 
@@ -163,7 +170,7 @@ def _place(hits: Sequence[Hit]) -> tuple[list[Placed], tuple[Skipped, ...]]:
     """Hits with the timing of their files, which are read once each."""
     known: dict[str, SourceTiming | str] = {}
     placed, skipped = [], []
-    for rank, hit in enumerate(hits, start=1):
+    for rank, hit in enumerate(map(at_hand, hits), start=1):
         if hit.path not in known:
             try:
                 known[hit.path] = read_timing(hit.path)

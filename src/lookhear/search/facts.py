@@ -14,6 +14,8 @@ from lookhear.search.lease import is_trace_of_writer
 
 FORMAT = 2
 NEAREST = 10
+# Up to so many moments every search is exact, unless a crawl is told otherwise.
+EXACT_MOMENTS = 1_000_000
 _FACTS_NAME = "index.json"
 _NEXT_NAME = "index.next.json"
 _TABLES = "tables"
@@ -67,6 +69,8 @@ class IndexFacts:
     """the folder of the tables, inside the index"""
     approximate: Approximate | None = None
     """how it is searched where it is too large for an exact search"""
+    exact_moments: int = EXACT_MOMENTS
+    """up to so many moments searches are exact"""
 
     @property
     def vector_width(self) -> int:

@@ -15,6 +15,7 @@ by writing index.json with the name of the new ones; an `Index` that is open not
 
 import contextlib
 import functools
+import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lookhear.config import to_dict
 from lookhear.errors import IndexStateError
 from lookhear.search.approximate import make_approximate, near_library
-from lookhear.search.bucket import Place, kept_folders, place_of
+from lookhear.search.bucket import Place, drop_kept, kept_folders, place_of
 from lookhear.search.facts import (
     FORMAT,
     IndexFacts,
@@ -45,7 +46,7 @@ from lookhear.search.large import AnyLibrary, Calibrations, scanned_library
 from lookhear.search.lease import LASTING, Right, right_to_write
 from lookhear.search.library import LIKENESS, LibraryFile
 from lookhear.search.status import IndexStatus, index_status
-from lookhear.search.tables import FileRow, MomentRows, Tables
+from lookhear.search.tables import NEIGHBOURS_WIDTH, FileRow, MomentRows, Tables
 
 if TYPE_CHECKING:
     from lookhear.embedder import Embedder
@@ -55,13 +56,13 @@ if TYPE_CHECKING:
 
 # Up to so many moments the vectors of an index are held in memory.
 IN_MEMORY_MOMENTS = 20_000
-# Up to so many moments every search is exact, unless a crawl is told otherwise.
-EXACT_MOMENTS = 1_000_000
 _GROWTH = 1.5
 
 __all__ = ["FileRow", "Index", "IndexStatus", "MomentRows", "create_index", "create_index_beside"]
 
 T = TypeVar("T")
+# Shown on stderr without any setting up, from Python too.
+_log = logging.getLogger("lookhear")
 
 
 class Index:
@@ -272,22 +273,27 @@ class Index:
         from lookhear.embedder import Embedder, load
 
         if self._embedder is None:
-            model = self.facts.model if self._model is None else self._model
-            if model == "":
-                raise IndexStateError(
-                    f"{self.path} was made by a model in memory, so it names no checkpoint; "
-                    "say which model made it with model= (--model): its Embedder, or a checkpoint of it"
-                )
-            if self._model is None and not Path(model).exists():  # type: ignore[arg-type]
-                raise IndexStateError(
-                    f"{self.path} was made by the model {model}, which is no longer there; "
-                    "put it back, say with --model where it is now, or run `lookhear index` with --model and its new "
-                    "place, which is remembered"
-                )
+            model = self.named_model()
             embedder = model if isinstance(model, Embedder) else load(model)
             self.check_model(embedder)
             self._embedder = embedder
         return self._embedder
+
+    def named_model(self) -> "str | Path | Embedder":
+        """The model of this index as it was given, or the checkpoint that index.json names; not loaded yet."""
+        model = self.facts.model if self._model is None else self._model
+        if model == "":
+            raise IndexStateError(
+                f"{self.path} was made by a model in memory, so it names no checkpoint; "
+                "say which model made it with model= (--model): its Embedder, or a checkpoint of it"
+            )
+        if self._model is None and not Path(self.facts.model).exists():
+            raise IndexStateError(
+                f"{self.path} was made by the model {model}, which is no longer there; "
+                "put it back, say with --model where it is now, or run `lookhear index` with --model and its new "
+                "place, which is remembered"
+            )
+        return model
 
     def check_model(self, embedder: "Embedder") -> None:
         """Raises IndexStateError if another model made this index."""
@@ -390,13 +396,25 @@ class Index:
         self._writable.delete_moments(sorted(self._tables.moment_file_ids() - named))
 
     def keep_up(self, exact_moments: int, *, tell: Callable[[str], None] = lambda _: None) -> None:
-        """Makes the index of neighbours where there are more moments than `exact_moments`, again once they are half as
-        many more than when it was made, and drops it where there are fewer."""
+        """Makes the index of neighbours where there are more moments than `exact_moments`, which it remembers, again
+        once they are half as many more than when it was made, and drops it where there are fewer."""
+        if exact_moments != self.facts.exact_moments:
+            self._change(exact_moments=exact_moments)
         known, moments = self.facts.approximate, len(self._tables.snapshot())
         if moments <= exact_moments:
             if known is not None:
                 self._change(approximate=None)
                 self._tables.drop_neighbours()
+        elif self.facts.vector_width % NEIGHBOURS_WIDTH:
+            _log.warning(
+                "%s has %d moments and is still searched exactly, which takes longer: an index of neighbours needs "
+                "vectors whose width is a multiple of %d, and these have %d; use a model of another width, or a higher "
+                "limit (--exact-moments)",
+                self.path,
+                moments,
+                NEIGHBOURS_WIDTH,
+                self.facts.vector_width,
+            )
         elif known is None or moments > _GROWTH * known.moments:
             made = make_approximate(self._tables, plain_width=self.facts.plain_width, tell=tell)
             self._change(approximate=made)
@@ -407,21 +425,24 @@ class Index:
 
     def erase(self, rows: Sequence[FileRow], folders: Iterable[str] = ()) -> None:
         """Takes rows and what only they name off the disk, and forgets folders: the other rows are copied into new
-        tables, which take the place of the old ones in one step.
+        tables, which take the place of the old ones in one step. An index of neighbours is made anew of them before.
 
         Another process that is reading must open the old tables anew; an `Index` does so with its next search.
         """
         old = self.facts.tables
         gone = set(folders)
         libraries = tuple(name for name in self.facts.libraries if name not in gone)
-        facts = replace(self.facts, tables=new_tables(), libraries=libraries, approximate=None)
+        facts = replace(self.facts, tables=new_tables(), libraries=libraries)
         new = self._tables_of(facts, is_new=True)
         erased = {(row.library, row.path) for row in rows}
         self._tables.copy_to(new, [row for row in self.files() if (row.library, row.path) not in erased])
+        if facts.approximate is not None:
+            facts = replace(facts, approximate=make_approximate(new, plain_width=facts.plain_width))
         self.right.check()
         write_facts(self.path, facts, is_next=self._is_next)
         self.refresh()
         drop_tables(self.path, old)
+        drop_kept(self.path, old)
 
     def switch(self) -> None:
         """Puts this index, which was made beside another, in the place of that one, whose tables are deleted."""

@@ -165,7 +165,7 @@ def scanned_library(
     plain_width: int = 0,
 ) -> ScannedLibrary:
     """The moments of `contents`; what is kept for searches lies in `folders` (see `open_matrix`)."""
-    matrix = open_matrix(snapshot, folders)
+    matrix = open_matrix(snapshot, {content.file_id for content in contents}, folders)
     rows = matrix.rows
     place = places_of(contents, [name.decode() for name in rows.file_ids.tolist()], rows.first, rows.count)
     return ScannedLibrary(

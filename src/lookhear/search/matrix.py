@@ -19,7 +19,7 @@ import functools
 import os
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -135,8 +135,8 @@ def bfloat16_is_fast() -> bool:
 # ---- keeping it up to date
 
 
-def open_matrix(snapshot: Snapshot, folders: Sequence[Path] = ()) -> Matrix:
-    """The matrix of all moments of `snapshot`.
+def open_matrix(snapshot: Snapshot, file_ids: Set[str], folders: Sequence[Path] = ()) -> Matrix:
+    """The matrix of the moments that `snapshot` has of these contents, and perhaps of more.
 
     It is kept in the first of `folders` that can be written, where only what is new since the last time is read from
     the table. Where there is none, it is made in memory.
@@ -145,26 +145,31 @@ def open_matrix(snapshot: Snapshot, folders: Sequence[Path] = ()) -> Matrix:
         # Twice: another process may replace the files between a look at rows.npz and at them.
         for _ in range(2):
             with contextlib.suppress(OSError):
-                return _kept(snapshot, folder)
-    plan = _plan(snapshot, None)
+                return _kept(snapshot, file_ids, folder)
+    plan = _plan(snapshot, file_ids, None)
     audio, visual = (_InMemory(len(plan.rows), snapshot.width) for _ in BOTH)
     rows = _fill(snapshot, plan, (audio, visual), None)
     return Matrix(rows=rows, audio=audio.rows, visual=visual.rows)
 
 
-def _kept(snapshot: Snapshot, folder: Path) -> Matrix:
+def _kept(snapshot: Snapshot, file_ids: Set[str], folder: Path) -> Matrix:
     rows = _read_rows(folder, snapshot.width)
-    if rows is None or rows.version != snapshot.version:
+    if rows is None or not _has_all(rows, snapshot, file_ids):
         folder.mkdir(parents=True, exist_ok=True)
         with _turn(folder):
             rows = _read_rows(folder, snapshot.width)  # another process may have made it meanwhile
-            if rows is None or rows.version != snapshot.version:
-                rows = _bring_up_to_date(snapshot, folder, rows)
+            if rows is None or not _has_all(rows, snapshot, file_ids):
+                rows = _bring_up_to_date(snapshot, file_ids, folder, rows)
     return _map(folder, rows, snapshot.width)
 
 
-def _bring_up_to_date(snapshot: Snapshot, folder: Path, old: Rows | None) -> Rows:
-    plan = _plan(snapshot, old)
+def _has_all(rows: Rows, snapshot: Snapshot, file_ids: Set[str]) -> bool:
+    # Moments are there before the row that names them: then one version has more contents than it had before.
+    return rows.version == snapshot.version and {name.encode() for name in file_ids} <= set(rows.file_ids.tolist())
+
+
+def _bring_up_to_date(snapshot: Snapshot, file_ids: Set[str], folder: Path, old: Rows | None) -> Rows:
+    plan = _plan(snapshot, file_ids, old)
     before = None if old is None else _map(folder, old, snapshot.width)
     new = folder / f"{_ROWS_NAME}.{os.getpid()}.tmp"
     try:
@@ -203,8 +208,8 @@ class _Plan:
     first_new: int  # from this row on vectors are read from the table
 
 
-def _plan(snapshot: Snapshot, old: Rows | None) -> _Plan:
-    keys = snapshot.keys()
+def _plan(snapshot: Snapshot, file_ids: Set[str], old: Rows | None) -> _Plan:
+    keys = snapshot.keys().of(file_ids)
     old_first = _old_places(keys, old)
     is_new = old_first < 0
     num_old = 0 if old is None else len(old)

@@ -2,8 +2,9 @@
 
 import contextlib
 import functools
+import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
@@ -12,7 +13,7 @@ import torch
 
 from lookhear.errors import IndexStateError
 from lookhear.search.bucket import BucketPath, Place, refusal
-from lookhear.search.library import Modality, Vectors
+from lookhear.search.library import Modality, Vectors, runs
 
 COLUMNS: dict[Modality, str] = {"sound": "audio", "picture": "visual"}
 _ROWS_A_BATCH = 8192
@@ -31,6 +32,20 @@ class Keys:
     start_seconds: np.ndarray  # float64 (M,)
     end_seconds: np.ndarray  # float64 (M,)
     row_id: np.ndarray  # uint64 (M,): by which the snapshot knows the moment
+
+    def of(self, file_ids: Collection[str]) -> "Keys":
+        """Those of these contents."""
+        kept = np.array([name in file_ids for name in self.file_ids], bool)
+        rows = runs(self.first[kept], self.count[kept])
+        count = self.count[kept]
+        return Keys(
+            file_ids=tuple(itertools.compress(self.file_ids, kept)),
+            first=np.cumsum(count) - count,
+            count=count,
+            start_seconds=self.start_seconds[rows],
+            end_seconds=self.end_seconds[rows],
+            row_id=self.row_id[rows],
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -157,7 +172,8 @@ class Snapshot:
         asked = self._table.search(vector.numpy(), vector_column_name=COLUMNS[modality], query_type="vector")
         asked = asked.distance_type("cosine").nprobes(probes).refine_factor(refine).limit(count)
         if condition:
-            asked = asked.where(condition)
+            # The partitions nearest to the vector may be full of what is not looked at: then others are searched, too.
+            asked = asked.where(condition).maximum_nprobes(0)
         found = asked.select(["_distance"]).with_row_id(True).to_arrow()
         return Neighbours(row_id=found.column("_rowid").to_numpy(), cosine=1.0 - found.column("_distance").to_numpy())
 

@@ -94,10 +94,10 @@ def summarize(target: Index, roots: Iterable[Path], survey: Survey, left: Sequen
         kept=tuple(
             Refused(
                 path=str(folder),
-                reason=f"it is empty now, as if its disk were not mounted: what the index has of its files ({count}) "
-                "stays, until they are there again or `lookhear forget` takes them out",
+                reason=f"it is empty now, as if its disk were not mounted: what the index has of its files "
+                f"({len(rows)}) stays, until they are there again or `lookhear forget` takes them out",
             )
-            for folder, count in sorted(survey.emptied.items())
+            for folder, rows in sorted(survey.kept.items())
         ),
         approximate=status.approximate,
     )

@@ -3,8 +3,8 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lookhear.errors import IndexStateError
@@ -40,7 +40,7 @@ class Survey:
     todo: tuple[Seen, ...]
     gone: tuple[FileRow, ...]
     waiting: tuple[Seen, ...]  # left for the next crawl; those that have no row yet are in `todo` too, to get one
-    emptied: Mapping[Path, int]  # folders that hold nothing any more, and how many rows of each stay
+    kept: Mapping[Path, tuple[FileRow, ...]]  # rows that stay, by the folder that holds nothing any more
 
 
 def roots_of(folders: Sequence[str | Path]) -> list[Path]:
@@ -54,18 +54,18 @@ def roots_of(folders: Sequence[str | Path]) -> list[Path]:
     return sorted({Path(folder).resolve() for folder in folders})
 
 
-def outermost(roots: Sequence[Path], libraries: Iterable[str]) -> list[Path]:
+def outermost(roots: Sequence[Path], index: Index) -> list[Path]:
     """`roots` without those inside another one: a file is in one library, and has one row.
 
-    Raises IndexStateError for one inside a library of the index that is not among them.
+    Raises IndexStateError for one inside a library of `index` that is not among them.
     """
     kept = [root for root in roots if not any(other in root.parents for other in roots)]
     for root in kept:
-        for library in libraries:
+        for library in index.facts.libraries:
             if Path(library) in root.parents:
                 raise IndexStateError(
-                    f"{root} is in {library}, which the index has already; run `lookhear index {library}`, which reads "
-                    "only what is new or changed"
+                    f"{root} is in {library}, which the index has already; run `lookhear index {library} --index "
+                    f"{index.path}`, which reads only what is new or changed"
                 )
     return kept
 
@@ -92,19 +92,20 @@ def survey(
 
     A new or changed file waits if it was changed less than `settle_seconds` ago, or if it is not as the look `before`
     found it; a renamed one does not. A known one waits, too, if it does not answer any more. Raises IndexStateError if
-    every file of a library that `guard` (default: `target`) knows is gone.
+    every file of a library that `guard` (default: `target`) knows is gone. `guard` is the index that `target` is to
+    replace: it is raised, too, where moments of `guard` would be lost because a file is only out of sight.
     """
     known = {(row.library, row.path): row for row in target.files()}
-    settled = {(row.size_bytes, row.mtime_ns) for row in known.values() if row.file_id}
-    todo, waiting, found, unlisted = [], [], set(), []
+    settled = {_size_and_time(row) for row in known.values() if row.file_id}
+    todo, waiting, unlisted, mute = [], [], [], []
+    found: Look = {}
     now = time.time()
     for root in roots:
         for entry in find_media(root):
             key = (str(root), entry.path.relative_to(root).as_posix())
-            found.add(key)
             if entry.is_unlisted:
                 unlisted.append(entry.path)
-            size, mtime = (0, 0) if entry.problem else stat_of(entry.path)
+            found[key] = size, mtime = (0, 0) if entry.problem else stat_of(entry.path)
             row = known.get(key)
             if row is not None and _is_done(row, (size, mtime), retry_refused) and not entry.problem:
                 continue
@@ -114,8 +115,10 @@ def survey(
             # What has the size and time of a known file is that file, under a new name.
             waits = not entry.problem and (is_recent or is_unsteady) and (size, mtime) not in settled
             # Its folder may be of a network that has gone since it was listed: that is no reason to lose its moments.
-            is_known = row is not None and bool(row.file_id) and not entry.problem
-            is_silent = is_known and (size, mtime) == (0, 0) and not _is_link(entry.path)
+            is_mute = not entry.problem and (size, mtime) == (0, 0) and not _is_link(entry.path)
+            if is_mute:
+                mute.append(entry.path)
+            is_silent = is_mute and row is not None and bool(row.file_id)
             seen = Seen(
                 library=key[0],
                 path=key[1],
@@ -129,17 +132,31 @@ def survey(
                 waiting.append(seen)
             if not seen.is_waiting or row is None:
                 todo.append(seen)
-    guard = guard or target
-    _check_not_emptied(guard, roots, guard.files(), {Path(*key) for key in found})
+    _check_not_emptied(guard or target, roots, found)
+    if guard is not None:
+        _check_in_sight(guard, roots, found, unlisted, mute)
     gone = _gone(known, roots, found, unlisted)
-    kept = _emptied(gone, moved_to={(seen.size_bytes, seen.mtime_ns) for seen in todo})
+    kept = _kept(gone, moved_to={(seen.size_bytes, seen.mtime_ns) for seen in todo})
+    staying = {row.full_path for rows in kept.values() for row in rows}
     return Survey(
         known=tuple(known.values()),
         todo=tuple(todo),
-        gone=tuple(row for row in gone if row.full_path.parent not in kept),
+        gone=tuple(row for row in gone if row.full_path not in staying),
         waiting=tuple(waiting),
-        emptied=Counter(folder for row in gone if (folder := kept.get(row.full_path.parent)) is not None),
+        kept=kept,
     )
+
+
+def without_moved(found: Survey, rows: Iterable[FileRow]) -> Survey:
+    """`found` after its crawl, which left the index with `rows`: of what was kept, files whose bytes lie elsewhere are
+    gone. Size and time do not tell it of a file that was copied and then deleted."""
+    ids = {row.file_id for each in found.kept.values() for row in each if row.num_moments}
+    there = {row.file_id for row in rows if row.file_id in ids and stat_of(row.full_path) == _size_and_time(row)}
+    left = {folder: tuple(row for row in each if row.file_id not in there) for folder, each in found.kept.items()}
+    kept = {folder: each for folder, each in left.items() if any(row.num_moments for row in each)}
+    staying = {row.full_path for each in kept.values() for row in each}
+    moved = [row for each in found.kept.values() for row in each if row.full_path not in staying]
+    return replace(found, gone=(*found.gone, *moved), kept=kept)
 
 
 def _is_link(path: Path) -> bool:
@@ -152,14 +169,14 @@ def _is_link(path: Path) -> bool:
 def _is_done(row: FileRow, size_and_time: tuple[int, int], retry_refused: bool) -> bool:
     """Whether the row says all that there is to say. A file whose bytes could not even be read is tried again:
     permissions change without a trace."""
-    is_same = (row.size_bytes, row.mtime_ns) == size_and_time
+    is_same = _size_and_time(row) == size_and_time
     return is_same and bool(row.file_id) and not (retry_refused and row.status == "refused")
 
 
 def _gone(
     known: Mapping[tuple[str, str], FileRow],
     roots: Sequence[Path],
-    found: set[tuple[str, str]],
+    found: Collection[tuple[str, str]],
     unlisted: Sequence[Path],
 ) -> tuple[FileRow, ...]:
     """Rows of files that are not there, and of libraries inside `roots`, whose files have rows of `roots` now."""
@@ -173,18 +190,26 @@ def _gone(
     return tuple(gone)
 
 
-def _emptied(gone: Iterable[FileRow], *, moved_to: Set[tuple[int, int]]) -> dict[Path, Path]:
-    """Folders of files that are gone, each with the folder above it (or itself) that is there and holds nothing.
+def _kept(gone: Iterable[FileRow], *, moved_to: Set[tuple[int, int]]) -> dict[Path, tuple[FileRow, ...]]:
+    """Rows that stay although their files are not there, by the folder above them that is there and holds nothing.
 
-    So does a place where a disk was mounted look. Not if one of its files is somewhere else now, by size and time.
+    So does a place where a disk was mounted look. Not if one of its files is somewhere else now, by size and time, or
+    where none of them has moments that could be lost.
     """
-    found: dict[Path, Path] = {}
+    found: dict[Path, list[FileRow]] = {}
     for row in gone:
         there = next((folder for folder in row.full_path.parents if folder.is_dir()), None)
         if there is not None and there.is_relative_to(row.library) and _is_empty(there):
-            found[row.full_path.parent] = there
-    left = {found.get(row.full_path.parent) for row in gone if (row.size_bytes, row.mtime_ns) in moved_to}
-    return {folder: there for folder, there in found.items() if there not in left}
+            found.setdefault(there, []).append(row)
+    return {
+        folder: tuple(rows)
+        for folder, rows in found.items()
+        if any(row.num_moments for row in rows) and not any(_size_and_time(row) in moved_to for row in rows)
+    }
+
+
+def _size_and_time(row: FileRow) -> tuple[int, int]:
+    return row.size_bytes, row.mtime_ns
 
 
 def _is_empty(folder: Path) -> bool:
@@ -200,16 +225,38 @@ def is_within(library: str, roots: Sequence[Path]) -> bool:
     return any(Path(library).is_relative_to(root) for root in roots)
 
 
-def _check_not_emptied(target: Index, roots: Sequence[Path], known: Iterable[FileRow], found: set[Path]) -> None:
+def _check_not_emptied(index: Index, roots: Sequence[Path], found: Look) -> None:
     """Raises IndexStateError if every file of a library is gone: it is likelier that its disk is not mounted."""
-    num_known = Counter(row.library for row in known if row.status not in ("refused", WAITING))
+    paths = [Path(*key) for key in found]
+    num_known = Counter(row.library for row in index.files() if row.status not in ("refused", WAITING))
     for library, count in num_known.items():
-        if is_within(library, roots) and not any(Path(library) in path.parents for path in found):
-            raise IndexStateError(
-                f"{library} holds no media, but {target.path} knows files in it ({count}); nothing was "
-                f"changed in the index: mount the disk again if it is not, or take the folder out of the index with "
-                f"`lookhear forget {library} --index {target.path}`"
-            )
+        if is_within(library, roots) and not any(Path(library) in path.parents for path in paths):
+            raise IndexStateError(_unseen(index, Path(library), "holds no media", count))
+
+
+def _check_in_sight(
+    index: Index, roots: Sequence[Path], found: Look, unlisted: Sequence[Path], mute: Sequence[Path]
+) -> None:
+    """Raises IndexStateError for files of `index` that may only be out of sight: of an empty folder, of one that cannot
+    be listed, or among `mute`.
+
+    A crawl of `index` itself keeps what it has of them; one that is to replace it would lose it.
+    """
+    known = {(row.library, row.path): row for row in index.files() if row.num_moments}
+    new = {size_and_time for key, size_and_time in found.items() if key not in known}
+    emptied = _kept(_gone(known, roots, found, unlisted), moved_to=new)
+    reasons = dict.fromkeys([*unlisted, *mute], "cannot be read now") | dict.fromkeys(emptied, "is empty")
+    for place, what in reasons.items():
+        if count := sum(place in (row.full_path, *row.full_path.parents) for row in known.values()):
+            raise IndexStateError(_unseen(index, place, what, 0 if place in mute else count))
+
+
+def _unseen(index: Index, place: Path, what: str, count: int) -> str:
+    knows = f"knows files in it ({count})" if count else "has moments of it"
+    return (
+        f"{place} {what}, but {index.path} {knows}; nothing was changed in the index: mount the "
+        f"disk again if it is not, or take it out of the index with `lookhear forget {place} --index {index.path}`"
+    )
 
 
 def stat_of(path: Path) -> tuple[int, int]:

@@ -24,6 +24,8 @@ KEEP_VERSIONS = datetime.timedelta(hours=1)
 _COMMITS_A_JOIN = 100
 _IDS_A_DELETE = 500
 _ROWS_A_COPY = 10_000
+# LanceDB's index of nearest neighbours takes vectors whose width is a multiple of this.
+NEIGHBOURS_WIDTH = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,8 +252,12 @@ class Tables:
     ) -> Library:
         """The moments of `contents` in memory."""
         _, table = self._open()
-        data = table.to_arrow()
         ranks = {content.file_id: rank for rank, content in enumerate(contents)}
+        asked = table.search()
+        # What is written of a very long file before it has a row may be much more than all else.
+        if nameless := self.moment_file_ids() - ranks.keys():
+            asked = asked.where(f"file_id NOT IN ({_quoted(sorted(nameless))})")
+        data = asked.to_arrow()
         rank = np.array([ranks.get(file_id, -1) for file_id in data.column("file_id").to_pylist()], np.int64)
         start = data.column("start_seconds").to_numpy()
         order = np.lexsort((start, rank))
@@ -275,8 +281,11 @@ class Tables:
 
 def _delete(table: Any, column: str, ids: Sequence[str]) -> None:
     for first in range(0, len(ids), _IDS_A_DELETE):
-        quoted = ", ".join(f"'{name}'" for name in ids[first : first + _IDS_A_DELETE])  # hexadecimal digits only
-        table.delete(f"{column} IN ({quoted})")
+        table.delete(f"{column} IN ({_quoted(ids[first : first + _IDS_A_DELETE])})")
+
+
+def _quoted(ids: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in ids)  # hexadecimal digits only
 
 
 def _row_id(row: FileRow) -> str:

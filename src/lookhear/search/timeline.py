@@ -78,8 +78,7 @@ def edit_lists(placed: Sequence[Placed], *, title: str) -> list[EditList]:
     Files with sound only are counted like the first file that has a picture, or at 25 frames a second. No hits make
     one empty list. Raises UserError for more than `MAX_EVENTS` events in a list.
     """
-    pictured = [_counting(each.timing) for each in placed if each.timing.rate is not None]
-    fallback = pictured[0] if pictured else Counting(rate=_DEFAULT_RATE)
+    fallback = _fallback(placed)
     groups: dict[Counting, list[Placed]] = {}
     for each in placed:
         counting = fallback if each.timing.rate is None else _counting(each.timing)
@@ -122,8 +121,14 @@ def _edit_list(group: Sequence[Placed], counting: Counting, reels: dict[str, str
             notes.append(f"{hit.path}: {note}")
         lines.append("")
         record += length
-    part = f"{float(counting.rate):.3f}".rstrip("0").rstrip(".") + ("df" if counting.drop_frame else "")
+    part = _shown(counting.rate) + ("df" if counting.drop_frame else "")
     return EditList(text="\n".join(lines), part=part, notes=tuple(dict.fromkeys(notes)))
+
+
+def _fallback(placed: Sequence[Placed]) -> Counting:
+    """How files with sound only are counted: like the first file that has a picture."""
+    pictured = [_counting(each.timing) for each in placed if each.timing.rate is not None]
+    return pictured[0] if pictured else Counting(rate=_DEFAULT_RATE)
 
 
 def _counting(timing: SourceTiming) -> Counting:
@@ -131,8 +136,8 @@ def _counting(timing: SourceTiming) -> Counting:
     return counting_of(timing.rate, timing.timecode)
 
 
-def _frames(hit: Hit, timing: SourceTiming, counting: Counting) -> _Frames:
-    """The frames that a moment touches. `counting` may count samples."""
+def _frames(hit: Hit, timing: SourceTiming, counting: Counting, labels: Counting | None = None) -> _Frames:
+    """The frames that a moment touches. Where `counting` counts samples, `labels` is how timecodes are counted."""
     begin = timing.start_seconds
     if timing.info.video is None:
         available = max(1, counting.frame_at(timing.seconds))
@@ -141,13 +146,19 @@ def _frames(hit: Hit, timing: SourceTiming, counting: Counting) -> _Frames:
     first = min(max(counting.frame_at(hit.start_seconds - begin), 0), available - 1)
     end = min(max(counting.frames_until(hit.end_seconds - begin), first + 1), available)
     peak = min(max(counting.frame_at(hit.peak_seconds - begin), first), end - 1)
-    return _Frames(first=first, end=end, peak=peak, available=available, source_start=_source_start(timing, counting))
+    return _Frames(
+        first=first,
+        end=end,
+        peak=peak,
+        available=available,
+        source_start=_source_start(timing, counting, labels or counting),
+    )
 
 
-def _source_start(timing: SourceTiming, counting: Counting) -> int:
-    labelled = counting.frame(timing.timecode) if timing.timecode else None
+def _source_start(timing: SourceTiming, counting: Counting, labels: Counting) -> int:
+    labelled = labels.frame(timing.timecode) if timing.timecode else None
     if labelled is not None:
-        return labelled
+        return int(labelled / labels.rate * counting.rate)
     if timing.midnight_samples and timing.info.audio is not None:
         return int(Fraction(timing.midnight_samples, timing.info.audio.sample_rate) * counting.rate)
     return 0
@@ -155,7 +166,7 @@ def _source_start(timing: SourceTiming, counting: Counting) -> int:
 
 def _note(timing: SourceTiming, rate: Fraction) -> str:
     """What had to be assumed, if anything."""
-    name = f"{float(rate):.3f}".rstrip("0").rstrip(".")
+    name = _shown(rate)
     if timing.info.video is None:
         return f"sound only, counted at {name} frames a second"
     if timing.is_variable:
@@ -163,6 +174,10 @@ def _note(timing: SourceTiming, rate: Fraction) -> str:
     if timing.rate not in STANDARD_RATES:
         return f"{name} frames a second, which is no rate of editing programs"
     return ""
+
+
+def _shown(rate: Fraction) -> str:
+    return f"{float(rate):.3f}".rstrip("0").rstrip(".")
 
 
 def _channels(timing: SourceTiming) -> str:
@@ -207,6 +222,7 @@ def otio_timeline(placed: Sequence[Placed], *, title: str) -> Timeline:
     sound = otio.schema.Track(name="sound", kind=otio.schema.TrackKind.Audio)
     timeline.tracks.extend([picture, sound])
     notes = []
+    fallback = _fallback(placed)
     for each in placed:
         info = each.timing.info
         if each.timing.rate is not None:
@@ -214,11 +230,14 @@ def otio_timeline(placed: Sequence[Placed], *, title: str) -> Timeline:
         else:
             assert info.audio is not None
             counting = Counting(rate=Fraction(info.audio.sample_rate))
-        clip = _otio_clip(otio, each, counting)
+        clip = _otio_clip(otio, each, counting, fallback if each.timing.rate is None else counting)
         gap = otio.schema.Gap(source_range=otio.opentime.TimeRange(duration=clip.source_range.duration))
         if info.video is None:
             picture.append(gap)
             sound.append(clip)
+            if each.timing.timecode and fallback.frame(each.timing.timecode) is not None:
+                rate = _shown(fallback.rate)
+                notes.append(f"{each.hit.path}: sound only, its timecode counted at {rate} frames a second")
             continue
         picture.append(clip)
         if info.audio is None:
@@ -232,8 +251,8 @@ def otio_timeline(placed: Sequence[Placed], *, title: str) -> Timeline:
     return Timeline(text=otio.adapters.write_to_string(timeline, "otio_json") + "\n", notes=tuple(dict.fromkeys(notes)))
 
 
-def _otio_clip(otio: Any, each: Placed, counting: Counting) -> Any:
-    hit, frames = each.hit, _frames(each.hit, each.timing, counting)
+def _otio_clip(otio: Any, each: Placed, counting: Counting, labels: Counting) -> Any:
+    hit, frames = each.hit, _frames(each.hit, each.timing, counting, labels)
     rate = float(counting.rate)
 
     def span(first: int, length: int) -> Any:

@@ -48,7 +48,7 @@ class Place:
 def localize(
     media: str | Path,
     *,
-    model: str | Path,
+    model: "str | Path | Embedder",
     at_seconds: float,
     out: str | Path,
     seconds: float = 5.0,
@@ -65,10 +65,8 @@ def localize(
     no heat, and its place says so. Raises MediaError where there is no frame or no sound at that time, and UserError if
     `out` cannot be written.
     """
-    from lookhear import embedder
-
     check_picture_name(out, also=(VIDEO,))
-    loaded = embedder.load(model)
+    loaded = _loaded(model)
     visibility = None if calibration is None else Visibility.load(calibration, loaded)
     if visibility is not None and visibility.doubts:
         _log.warning(
@@ -95,7 +93,7 @@ def localize(
 def localize_sound(
     media: str | Path,
     *,
-    model: str | Path,
+    model: "str | Path | Embedder",
     at_seconds: float,
     region: Box,
     out: str | Path,
@@ -105,13 +103,17 @@ def localize_sound(
 
     `region` is (left, top, right, bottom) in fractions of the frame. Time runs to the right, pitch upwards.
     """
-    from lookhear import embedder
-
     check_picture_name(out)
-    found = sound_map(embedder.load(model), media, at_seconds, box=region, config=config)
+    found = sound_map(_loaded(model), media, at_seconds, box=region, config=config)
     picture = overlay(spectrogram_picture(found.log_mel), found.heat[::-1])
     save_picture(out, picture.repeat(MAP_ENLARGED, axis=1).repeat(MAP_ENLARGED, axis=2))
     return found
+
+
+def _loaded(model: "str | Path | Embedder") -> "Embedder":
+    from lookhear.embedder import Embedder, load
+
+    return model if isinstance(model, Embedder) else load(model)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
