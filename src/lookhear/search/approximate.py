@@ -167,7 +167,7 @@ class _Named:
     def _named(self, each: int, passes: np.ndarray) -> Extents:
         """So many moments for each window that is looked up, of files (F,) that pass."""
         library, facts = self.library, self.library.approximate
-        can_pass = self._can_pass & passes[library.file_rank]
+        can_pass = self._can_pass if passes is self.passes else self._can_pass & passes[library.file_rank]
         # Files that do not pass are left out by the condition or, of too many names, afterwards, as moments without a
         # label are, and so more is asked for.
         condition = _condition(library, passes)

@@ -116,7 +116,11 @@ class LargeLibrary(Moments):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScannedLibrary(LargeLibrary):
-    """A large library that is searched exactly: what it finds is what `find_spans` finds among all moments."""
+    """A large library that is searched exactly: what it finds is what `find_spans` finds among all moments.
+
+    But where more moments than can be read at once (65,536) are as good as the last hit, as of a film of nine hours
+    that stays alike, not all of them are read, and several hits may be pieces of one.
+    """
 
     matrix: Matrix
     row: np.ndarray  # int64 (M,): where each moment lies in the matrix
