@@ -127,7 +127,14 @@ def test_ccl_with_each_choice_of_teachers(which: str, teachers: Path, tmp_path: 
     }
 
 
-@pytest.mark.parametrize("name", ["listen_to_look_small", "distil_stages_small", "ccl_small"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("listen_to_look_small", marks=pytest.mark.ci),
+        pytest.param("distil_stages_small", marks=pytest.mark.ci),
+        "ccl_small",
+    ],
+)
 def test_a_killed_run_resumes_to_the_bit(name: str, teachers: Path, tmp_path: Path) -> None:
     """Composers and fits are state of the run; the teacher is read again."""
 
