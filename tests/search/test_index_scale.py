@@ -34,6 +34,14 @@ def embedder(tmp_path: Path) -> Embedder:
     return tiny_embedder(tmp_path)
 
 
+@pytest.fixture
+def near_index(media: Path, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An index that is too large for an exact search."""
+    monkeypatch.setattr(index_module, "IN_MEMORY_MOMENTS", 5)
+    crawl([media], model=embedder, index_path=tmp_path / "index", workers=0, exact_moments=5)
+    return tmp_path / "index"
+
+
 def places(hits: list[Hit]) -> list[tuple[str, float, float]]:
     return [(hit.path, hit.peak_seconds, round(hit.score, 2)) for hit in hits]
 
@@ -89,13 +97,8 @@ def test_new_moments_are_found_at_once(
         assert Path(reader.search(sound=media / f"new{way}.mp4", top=1)[0].path).name == f"new{way}.mp4"
 
 
-def test_nothing_of_a_forgotten_file_is_kept(
-    media: Path, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(index_module, "IN_MEMORY_MOMENTS", 5)
-    where = tmp_path / "index"
-    crawl([media], model=embedder, index_path=where, workers=0, exact_moments=5)
-    reader = Index(where)
+def test_nothing_of_a_forgotten_file_is_kept(media: Path, near_index: Path) -> None:
+    where, reader = near_index, Index(near_index)
     reader.search(like="1.mp4@1.5")
     crawl([media], index_path=where, workers=0, exact_moments=10**6)
     library = reader.library()
@@ -133,14 +136,9 @@ def test_an_index_by_another_model_remembers_how_the_one_before_it_was_searched(
     assert facts.approximate is not None
 
 
-def test_what_is_forgotten_leaves_an_approximate_index_approximate(
-    media: Path, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_forgotten_leaves_an_approximate_index_approximate(media: Path, near_index: Path) -> None:
     """The next search would read the whole table otherwise."""
-    monkeypatch.setattr(index_module, "IN_MEMORY_MOMENTS", 5)
-    where = tmp_path / "index"
-    crawl([media], model=embedder, index_path=where, workers=0, exact_moments=5)
-    reader = Index(where)
+    where, reader = near_index, Index(near_index)
     before = {hit.path for hit in reader.search(like="1.mp4@1.5", top=1000)}
     summary = forget([media / "0.mp4"], index_path=where)
     found = Index(where).facts.approximate
