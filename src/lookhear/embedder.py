@@ -364,6 +364,11 @@ def untrained(model: Embedder, seed: int = 0) -> Embedder:
 # ---- loading
 
 
+def loaded_model(model: "str | Path | Embedder") -> Embedder:
+    """`model` itself, or what `load` finds under its name."""
+    return model if isinstance(model, Embedder) else load(model)
+
+
 def load(
     name_or_path: str | Path,
     *,

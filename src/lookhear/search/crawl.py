@@ -21,7 +21,7 @@ import numpy as np
 
 from lookhear.data.stretch import Decoded, Gathered, StretchJob, decode_stretches, hash_file
 from lookhear.data.windows import Windows, join_windows
-from lookhear.embedder import Embedder, Embeddings, join_embeddings, load
+from lookhear.embedder import Embedder, Embeddings, join_embeddings, loaded_model
 from lookhear.errors import ConfigError, IndexStateError
 from lookhear.media.workers import LimitedPool
 from lookhear.progress import Progress, quiet
@@ -132,7 +132,7 @@ def index(
     old = Index(path)
     with old.writing():
         roots = roots_of([*folders, *old.facts.libraries])
-        embedder = old.embedder() if model is None else model if isinstance(model, Embedder) else load(model)
+        embedder = old.embedder() if model is None else loaded_model(model)
         hop = old.facts.hop_seconds if hop_seconds is None and model is None else hop_seconds
         if embedder.fingerprint == old.facts.fingerprint and hop in (None, old.facts.hop_seconds):
             raise IndexStateError(
@@ -237,7 +237,7 @@ def open_index(path: Place, model: "str | Path | Embedder | None", hop_seconds: 
         return target
     if model is None:
         raise IndexStateError(f"there is no index at {path} yet; say with --model which checkpoint is to make it")
-    return create_index(path, model if isinstance(model, Embedder) else load(model), hop_seconds=hop_seconds)
+    return create_index(path, loaded_model(model), hop_seconds=hop_seconds)
 
 
 # ---- in this process

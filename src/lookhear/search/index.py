@@ -270,11 +270,11 @@ class Index:
 
     def embedder(self) -> "Embedder":
         """The model of this index, loaded when first asked for."""
-        from lookhear.embedder import Embedder, load
+        from lookhear.embedder import loaded_model
 
         if self._embedder is None:
             model = self.named_model()
-            embedder = model if isinstance(model, Embedder) else load(model)
+            embedder = loaded_model(model)
             self.check_model(embedder)
             self._embedder = embedder
         return self._embedder

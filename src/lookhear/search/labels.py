@@ -69,9 +69,9 @@ def label(
     index.
     """
     check_choice(top, threshold)  # before anything is loaded or read
-    from lookhear.embedder import Embedder, load
+    from lookhear.embedder import loaded_model
 
-    embedder = model if isinstance(model, Embedder) else load(model)
+    embedder = loaded_model(model)
     names = classes_of(embedder, classes)
     made_by = json.dumps([embedder.fingerprint, top, threshold, *names])
     target = Index(index_path)

@@ -20,7 +20,7 @@ from lookhear.data.store import STORE_NAME, Store
 from lookhear.data.stretch import Decoded, Gathered, StretchJob, Verdict, decode_stretches
 from lookhear.data.vectors import Dtype, EmbeddedFile, EmbeddingFacts, Part, latest
 from lookhear.data.windows import WindowPlan, Windows, cut_windows, join_windows
-from lookhear.embedder import Embedder, load
+from lookhear.embedder import Embedder, loaded_model
 from lookhear.errors import ConfigError, MediaError, StoreError
 from lookhear.media.probe import find_media
 from lookhear.media.workers import LimitedPool
@@ -86,7 +86,7 @@ def embed(
     source, out = Path(source), Path(out)
     if not time_limit_seconds > 0:
         raise ConfigError(f"nothing can be decoded in {time_limit_seconds:g} s; give a time limit above 0")
-    embedder = model if isinstance(model, Embedder) else load(model)
+    embedder = loaded_model(model)
     plan = embedder.plan(hop_seconds=hop_seconds)
     entries = _StoredClips(embedder, plan, source) if _is_store(source) else _MediaFiles(plan, source)
     facts = EmbeddingFacts(

@@ -185,14 +185,14 @@ def inpaint(
     Raises what `fill_in` raises, and UserError where `out` cannot be written or is not empty: files of another moment
     would stand beside these.
     """
-    from lookhear.embedder import Embedder, load
+    from lookhear.embedder import loaded_model
     from lookhear.media.encode import write_sound
 
     config = config or InpaintConfig()
     folder = Path(out)
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"the folder {folder} is not empty; name a new one with --out, or move it away")
-    found = fill_in(model if isinstance(model, Embedder) else load(model), media, at_seconds, config)
+    found = fill_in(loaded_model(model), media, at_seconds, config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

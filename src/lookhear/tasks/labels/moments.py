@@ -67,9 +67,9 @@ def classify(
     without classes, ConfigError for a `top` or `threshold` that makes no sense.
     """
     check_choice(top, threshold)
-    from lookhear.embedder import Embedder, load
+    from lookhear.embedder import loaded_model
 
-    embedder = model if isinstance(model, Embedder) else load(model)
+    embedder = loaded_model(model)
     names = classes_of(embedder, classes)
     merging = _Merging(names, top=top, threshold=threshold)
     num_read = 0

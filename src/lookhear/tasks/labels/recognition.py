@@ -75,11 +75,11 @@ def evaluate_recognition(
             f"{len(models)} models and the splits {', '.join(splits) or 'none'} do not fit: name a different split "
             "for each model, one that it did not learn from"
         )
-    from lookhear.embedder import Embedder, load
+    from lookhear.embedder import loaded_model
 
     found: dict[str, ClassificationResult] = {}
     for name, model in zip(splits, models, strict=True):
-        embedder = model if isinstance(model, Embedder) else load(model)
+        embedder = loaded_model(model)
         check_not_learned(embedder, store, name)
         found[name] = evaluate_classification(
             embedder,

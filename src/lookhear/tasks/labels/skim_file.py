@@ -71,9 +71,9 @@ def skim(
     model whose features it did not learn from, ConfigError for a `top` or `threshold` that makes no sense.
     """
     check_choice(top, threshold)
-    from lookhear.embedder import Embedder, load
+    from lookhear.embedder import loaded_model
 
-    embedder = model if isinstance(model, Embedder) else load(model)
+    embedder = loaded_model(model)
     loaded = skimmer if isinstance(skimmer, LoadedCheckpoint) else load_skimmer(skimmer)
     network = loaded.model
     assert isinstance(network, Skimmer)

@@ -65,8 +65,10 @@ def localize(
     no heat, and its place says so. Raises MediaError where there is no frame or no sound at that time, and UserError if
     `out` cannot be written.
     """
+    from lookhear.embedder import loaded_model
+
     check_picture_name(out, also=(VIDEO,))
-    loaded = _loaded(model)
+    loaded = loaded_model(model)
     visibility = None if calibration is None else Visibility.load(calibration, loaded)
     if visibility is not None and visibility.doubts:
         _log.warning(
@@ -103,17 +105,13 @@ def localize_sound(
 
     `region` is (left, top, right, bottom) in fractions of the frame. Time runs to the right, pitch upwards.
     """
+    from lookhear.embedder import loaded_model
+
     check_picture_name(out)
-    found = sound_map(_loaded(model), media, at_seconds, box=region, config=config)
+    found = sound_map(loaded_model(model), media, at_seconds, box=region, config=config)
     picture = overlay(spectrogram_picture(found.log_mel), found.heat[::-1])
     save_picture(out, picture.repeat(MAP_ENLARGED, axis=1).repeat(MAP_ENLARGED, axis=2))
     return found
-
-
-def _loaded(model: "str | Path | Embedder") -> "Embedder":
-    from lookhear.embedder import Embedder, load
-
-    return model if isinstance(model, Embedder) else load(model)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
